@@ -1,0 +1,358 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/poqmesh/poq/crypto"
+)
+
+// Message is what peers send each other: one of *OrderMessage, *Signed[AnswerCommit],
+// *AnswerMessage, *Signed[Decline], *Signed[ScoreCommit], *Signed[Reveal], *LockCert, *SealCert,
+// *Receipt and *Bundle.
+type Message interface{ append(b []byte) []byte }
+
+// OrderMessage is an order on its way, with its prompt unless that is longer than MaxInline.
+type OrderMessage struct {
+	Order  Signed[Order]
+	Prompt []byte
+}
+
+func (m *OrderMessage) append(b []byte) []byte {
+	return crypto.AppendBytes(m.Order.append(b), m.Prompt)
+}
+
+// AnswerMessage is an answer on its way, with its text unless that is longer than MaxInline.
+type AnswerMessage struct {
+	Answer Signed[Answer]
+	Text   []byte
+}
+
+func (m *AnswerMessage) append(b []byte) []byte {
+	return crypto.AppendBytes(m.Answer.append(b), m.Text)
+}
+
+// MaxMessage bounds every message in bytes: a receipt of 64 members with 16 answers each is the largest.
+const MaxMessage = 512 << 10
+
+// Topic groups messages: one gossip topic each, and Votes for the streams between validators.
+type Topic string
+
+// Topics.
+const (
+	TopicOrder  Topic = "order"
+	TopicAnswer Topic = "answer"
+	TopicScore  Topic = "score"
+	TopicCert   Topic = "cert"
+	TopicVotes  Topic = "votes"
+)
+
+// Types of messages on the wire, the first byte of each.
+const (
+	typeOrder = iota + 1
+	typeAnswerCommit
+	typeAnswer
+	typeDecline
+	typeScoreCommit
+	typeReveal
+	typeLockCert
+	typeSealCert
+	typeReceipt
+	typeBundle
+)
+
+// Encode returns the bytes of m that travel, and the topic on which they do.
+func Encode(m Message) (Topic, []byte) {
+	var topic Topic
+	var typ byte
+	switch m.(type) {
+	case *OrderMessage:
+		topic, typ = TopicOrder, typeOrder
+	case *Signed[AnswerCommit]:
+		topic, typ = TopicAnswer, typeAnswerCommit
+	case *AnswerMessage:
+		topic, typ = TopicAnswer, typeAnswer
+	case *Signed[Decline]:
+		topic, typ = TopicAnswer, typeDecline
+	case *Signed[ScoreCommit]:
+		topic, typ = TopicScore, typeScoreCommit
+	case *Signed[Reveal]:
+		topic, typ = TopicScore, typeReveal
+	case *LockCert:
+		topic, typ = TopicCert, typeLockCert
+	case *SealCert:
+		topic, typ = TopicCert, typeSealCert
+	case *Receipt:
+		topic, typ = TopicCert, typeReceipt
+	case *Bundle:
+		topic, typ = TopicVotes, typeBundle
+	default:
+		panic(fmt.Sprintf("ledger: no message: %T", m))
+	}
+	return topic, m.append([]byte{typ})
+}
+
+// Decode reads a message from bytes that a peer sent on a topic. It checks the form alone, which is
+// cheap; [Verifier.Verify] checks the rest. The message may share memory with data. The error wraps
+// ErrMalformed.
+func Decode(topic Topic, data []byte) (Message, error) {
+	if len(data) > MaxMessage {
+		return nil, malformed("message of %d bytes, at most %d are allowed", len(data), MaxMessage)
+	}
+	r := crypto.NewReader(data)
+	var m Message
+	switch typ := r.Uint8(); {
+	case topic == TopicOrder && typ == typeOrder:
+		m = &OrderMessage{readSigned[Order](r), r.Bytes(MaxInline)}
+	case topic == TopicAnswer && typ == typeAnswerCommit:
+		s := readSigned[AnswerCommit](r)
+		m = &s
+	case topic == TopicAnswer && typ == typeAnswer:
+		m = &AnswerMessage{readSigned[Answer](r), r.Bytes(MaxInline)}
+	case topic == TopicAnswer && typ == typeDecline:
+		s := readSigned[Decline](r)
+		m = &s
+	case topic == TopicScore && typ == typeScoreCommit:
+		s := readSigned[ScoreCommit](r)
+		m = &s
+	case topic == TopicScore && typ == typeReveal:
+		s := readSigned[Reveal](r)
+		m = &s
+	case topic == TopicCert && typ == typeLockCert:
+		m = readLockCert(r)
+	case topic == TopicCert && typ == typeSealCert:
+		s := readSealCert(r)
+		m = &s
+	case topic == TopicCert && typ == typeReceipt:
+		m = readReceipt(r)
+	case topic == TopicVotes && typ == typeBundle:
+		u := readBundle(r)
+		m = &u
+	default:
+		return nil, malformed("no message of type %d on topic %q", typ, topic)
+	}
+	if err := r.End(); err != nil {
+		return nil, malformed("%T: %w", m, err)
+	}
+	return m, nil
+}
+
+// Verified is a message that passed every check that needs no state. Only a [Verifier] makes one, so
+// that the [Engine] cannot be given anything else.
+type Verified struct {
+	message Message
+	task    TaskID // zero for a bundle
+}
+
+// Message returns what was verified. It must not be changed.
+func (v Verified) Message() Message { return v.message }
+
+// Task returns the task that the message is about; a bundle has none.
+func (v Verified) Task() TaskID { return v.task }
+
+// Verifier checks messages against the rules and keys of a genesis. It is safe for concurrent use.
+type Verifier struct {
+	genesis *Genesis
+	domain  crypto.Domain
+	sigs    *crypto.Verifier
+}
+
+// NewVerifier returns a Verifier for a valid genesis.
+func NewVerifier(g *Genesis) *Verifier {
+	return &Verifier{genesis: g, domain: Domain(g), sigs: crypto.NewVerifier()}
+}
+
+// Domain returns the domain of everything signed under g.
+func Domain(g *Genesis) crypto.Domain { return crypto.Domain{Chain: g.Chain(), Epoch: g.Epoch} }
+
+// TaskID returns the id of an order's task.
+func (v *Verifier) TaskID(o Order) TaskID { return OrderID(v.domain, o) }
+
+// OrderID returns the id of an order's task.
+func OrderID(d crypto.Domain, o Order) TaskID { return d.Hash(kindOrder, o.append(nil)) }
+
+// Sign signs what a payer, worker or panel member states. Votes are signed as a [Bundle].
+func Sign[S statement](d crypto.Domain, key crypto.PrivateKey, s S) Signed[S] {
+	return Signed[S]{s, key.Sign(d.SigningBytes(s.kind(), s.append(nil)))}
+}
+
+// Sign signs the bundle's header.
+func (u *Bundle) Sign(d crypto.Domain, key crypto.PrivateKey) {
+	u.Header = Sign(d, key, u.Header.Statement)
+}
+
+// claim checks a statement's form and returns the signature that remains to be verified.
+func claim[S statement](v *Verifier, s Signed[S]) (crypto.Claim, error) {
+	key, err := s.Statement.signer(v.genesis)
+	if err != nil {
+		return crypto.Claim{}, err
+	}
+	if err := s.Statement.check(v.genesis); err != nil {
+		return crypto.Claim{}, err
+	}
+	return crypto.Claim{Key: key, Message: v.domain.SigningBytes(s.Statement.kind(), s.Statement.append(nil)), Sig: s.Sig}, nil
+}
+
+// verifySigned checks a lone statement.
+func verifySigned[S statement](v *Verifier, s Signed[S]) error {
+	c, err := claim(v, s)
+	if err != nil {
+		return err
+	}
+	return v.verifyClaims([]crypto.Claim{c})
+}
+
+func (v *Verifier) verifyClaims(claims []crypto.Claim) error {
+	if bad := v.sigs.VerifyAll(claims); len(bad) > 0 {
+		return fmt.Errorf("%w: key %s", ErrSignature, claims[bad[0]].Key.Short())
+	}
+	return nil
+}
+
+// Verify makes every check of a message that needs no state, the cheap ones first. Errors wrap
+// ErrMalformed, ErrSignature, ErrNoQuorum or ErrOutcome and are the sender's fault.
+func (v *Verifier) Verify(m Message) (Verified, error) {
+	var task TaskID
+	var err error
+	switch m := m.(type) {
+	case *OrderMessage:
+		task = v.TaskID(m.Order.Statement)
+		if err = checkInline(m.Prompt, m.Order.Statement.Prompt); err == nil {
+			err = verifySigned(v, m.Order)
+		}
+	case *Signed[AnswerCommit]:
+		task, err = m.Statement.Task, verifySigned(v, *m)
+	case *AnswerMessage:
+		task = m.Answer.Statement.Task
+		if err = checkInline(m.Text, m.Answer.Statement.Text); err == nil {
+			err = verifySigned(v, m.Answer)
+		}
+	case *Signed[Decline]:
+		task, err = m.Statement.Task, verifySigned(v, *m)
+	case *Signed[ScoreCommit]:
+		task, err = m.Statement.Task, verifySigned(v, *m)
+	case *Signed[Reveal]:
+		task, err = m.Statement.Task, verifySigned(v, *m)
+	case *LockCert:
+		task, err = m.Votes.Vote.Task, v.lock(m)
+	case *SealCert:
+		task, err = m.Votes.Vote.Task, v.seal(*m)
+	case *Receipt:
+		task, err = m.Task(), v.Receipt(m)
+	case *Bundle:
+		err = v.bundle(m)
+	default:
+		err = malformed("no message: %T", m)
+	}
+	if err != nil {
+		return Verified{}, err
+	}
+	return Verified{m, task}, nil
+}
+
+func checkInline(text []byte, want crypto.Hash) error {
+	if len(text) > 0 && crypto.Sum(text) != want {
+		return malformed("text does not have the hash that stands for it")
+	}
+	return nil
+}
+
+func (v *Verifier) bundle(u *Bundle) error {
+	for _, l := range u.Leaves {
+		if err := l.check(); err != nil {
+			return err
+		}
+	}
+	h := u.Header.Statement
+	if err := h.check(v.genesis); err != nil {
+		return err
+	}
+	if int(h.Count) != len(u.Leaves) || merkleRoot(u.Leaves) != h.Root {
+		return malformed("bundle's leaves do not have its Merkle root")
+	}
+	return verifySigned(v, u.Header)
+}
+
+func (v *Verifier) lock(l *LockCert) error {
+	claims, err := v.lockClaims(l.Order, l.Votes)
+	if err != nil {
+		return err
+	}
+	return v.verifyClaims(claims)
+}
+
+func (v *Verifier) lockClaims(order Signed[Order], votes Certificate) ([]crypto.Claim, error) {
+	task := v.TaskID(order.Statement)
+	if want := (Leaf{Kind: LockVote, Task: task, Value: task}); votes.Vote != want {
+		return nil, malformed("votes are not to lock the order's fee")
+	}
+	c, err := claim(v, order)
+	if err != nil {
+		return nil, err
+	}
+	claims, err := v.certificateClaims(votes)
+	return append(claims, c), err
+}
+
+func (v *Verifier) seal(s SealCert) error {
+	claims, err := v.sealClaims(s)
+	if err != nil {
+		return err
+	}
+	return v.verifyClaims(claims)
+}
+
+func (v *Verifier) sealClaims(s SealCert) ([]crypto.Claim, error) {
+	vote := s.Votes.Vote
+	if vote.Kind != Commit || vote.Stage != StageSeal || vote.Value != s.Value.Hash(v.domain) {
+		return nil, malformed("votes are not to seal these score commitments")
+	}
+	if err := s.Value.check(v.genesis, vote.Task); err != nil {
+		return nil, err
+	}
+	claims, err := v.certificateClaims(s.Votes)
+	if err != nil {
+		return nil, err
+	}
+	for _, sc := range s.Value {
+		c, err := claim(v, sc)
+		if err != nil {
+			return nil, err
+		}
+		claims = append(claims, c)
+	}
+	return claims, nil
+}
+
+// ErrOutcome is wrapped when a receipt's outcome is not what [Settle] gives.
+var ErrOutcome = errors.New("outcome does not follow from order and reveals")
+
+// Receipt checks a settlement from the order to the payments: every signature, every opening, and
+// Settle run again (I7, I11, I12). It needs nothing but the genesis.
+func (v *Verifier) Receipt(r *Receipt) error {
+	task := v.TaskID(r.Order.Statement)
+	if r.Seal.Votes.Vote.Task != task || r.Settle.Vote.Task != task {
+		return malformed("receipt's certificates are of different tasks")
+	}
+	vote := r.Settle.Vote
+	if vote.Stage != StageSettle || vote.Kind != FastCommit && vote.Kind != Commit || vote.Value != r.Outcome.Hash(v.domain) {
+		return malformed("votes are not to settle with this outcome")
+	}
+	claims, err := v.lockClaims(r.Order, r.Lock)
+	if err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	seal, err := v.sealClaims(r.Seal)
+	if err != nil {
+		return fmt.Errorf("seal: %w", err)
+	}
+	settle, err := v.certificateClaims(r.Settle)
+	if err != nil {
+		return fmt.Errorf("settle: %w", err)
+	}
+	again := Settle(v.genesis, v.domain, task, r.Order.Statement, r.Seal.Value, r.Outcome.Reveals)
+	if again.Hash(v.domain) != vote.Value {
+		return fmt.Errorf("%w: task %s", ErrOutcome, task.Short())
+	}
+	return v.verifyClaims(append(append(claims, seal...), settle...))
+}
