@@ -1,0 +1,282 @@
+package p2p
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// ErrReject marks an error of a Validate function as the sender's fault: it sent bytes that no honest peer passes
+// on, such as an undecodable message, a wrong domain or a bad signature. Wrap it with %w. Every other
+// error leaves the sender blameless.
+var ErrReject = errors.New("p2p: rejected")
+
+// TopicConfig describes a gossip topic whose messages decode to T.
+type TopicConfig[T any] struct {
+	// Name is one of the host's Config.Topics.
+	Name string
+	// MaxSize bounds a message in bytes, 1 to MaxGossip. Larger ones are rejected before Validate sees them.
+	MaxSize int
+	// Validate decodes and checks a message before it is passed on to other peers. from is the peer that
+	// handed it over, not the one that made it; it is the host's own id for what Publish sends. It runs in many
+	// goroutines at once (validators per topic) and must end by the deadline of ctx (validateTimeout).
+	// Nil error: deliver and pass on. Error wrapping ErrReject: drop, and hold it against from. Any other
+	// error, a panic or an end after the deadline: drop, nobody's fault.
+	// A dropped message is not looked at again within Config.SeenTTL, whoever sends it. So a message that merely
+	// came too early must be accepted and kept.
+	Validate func(ctx context.Context, from peer.ID, data []byte) (T, error)
+	// Handle gets what Validate returned, also for own messages. It is called from one goroutine per topic,
+	// in the order in which validation ended, which for messages of one peer may differ from the order of sending.
+	// While it blocks, up to subscriptionQueue messages wait and later ones are lost (Stats.Undelivered).
+	Handle func(from peer.ID, msg T)
+}
+
+// Topic is a joined gossip topic. Its methods are safe for concurrent use.
+type Topic struct {
+	h        *Host
+	name     string
+	maxSize  int
+	topic    *pubsub.Topic
+	validate func(ctx context.Context, from peer.ID, data []byte) (any, error)
+}
+
+// Join subscribes to a topic and serves it until the host closes. A topic can be joined once.
+func Join[T any](h *Host, cfg TopicConfig[T]) (*Topic, error) {
+	switch {
+	case !h.topics[h.id(cfg.Name)]:
+		return nil, fmt.Errorf("p2p: join %q: not one of Config.Topics", cfg.Name)
+	case cfg.MaxSize < 1 || cfg.MaxSize > MaxGossip:
+		return nil, fmt.Errorf("p2p: join %q: MaxSize %d: want 1 to %d", cfg.Name, cfg.MaxSize, MaxGossip)
+	case cfg.Validate == nil || cfg.Handle == nil:
+		return nil, fmt.Errorf("p2p: join %q: Validate and Handle are required", cfg.Name)
+	}
+	t := &Topic{h: h, name: cfg.Name, maxSize: cfg.MaxSize}
+	t.validate = func(ctx context.Context, from peer.ID, data []byte) (any, error) {
+		return guard(h, "topic "+cfg.Name, func() (any, error) { return cfg.Validate(ctx, from, data) })
+	}
+	if err := t.join(func(m *pubsub.Message) { cfg.Handle(m.ReceivedFrom, m.ValidatorData.(validated).msg.(T)) }); err != nil {
+		return nil, fmt.Errorf("p2p: join %q: %w", cfg.Name, err)
+	}
+	return t, nil
+}
+
+// validated tags what a Validate function returned on its way through pubsub, so that it is never nil.
+type validated struct{ msg any }
+
+func (t *Topic) join(handle func(*pubsub.Message)) error {
+	h, id := t.h, t.h.id(t.name)
+	if !h.begin() {
+		return ErrClosed
+	}
+	err := h.gossip.RegisterTopicValidator(id, t.verdict,
+		pubsub.WithValidatorConcurrency(validators), pubsub.WithValidatorTimeout(validateTimeout))
+	if err == nil {
+		t.topic, err = h.gossip.Join(id)
+	}
+	var sub *pubsub.Subscription
+	if err == nil {
+		sub, err = t.topic.Subscribe(pubsub.WithBufferSize(subscriptionQueue))
+	}
+	if err != nil {
+		h.running.Done()
+		return err
+	}
+	go func() {
+		defer h.running.Done()
+		for {
+			m, err := sub.Next(h.ctx)
+			if err != nil {
+				return // only when the host closes
+			}
+			handle(m)
+		}
+	}()
+	return nil
+}
+
+// verdict is the gossip validator: own messages were checked by Publish, others are checked here.
+func (t *Topic) verdict(ctx context.Context, from peer.ID, m *pubsub.Message) pubsub.ValidationResult {
+	if _, ok := m.ValidatorData.(validated); ok && from == t.h.ID() {
+		return pubsub.ValidationAccept
+	}
+	msg, err := t.check(ctx, from, m.GetData())
+	result := verdictOf(ctx, err)
+	if result == pubsub.ValidationAccept {
+		m.ValidatorData = validated{msg}
+	} else {
+		t.h.log.Debug("gossip dropped", "topic", t.name, "from", from.String(), "blame", result == pubsub.ValidationReject, "err", err)
+	}
+	return result
+}
+
+func (t *Topic) check(ctx context.Context, from peer.ID, data []byte) (any, error) {
+	if len(data) > t.maxSize {
+		return nil, fmt.Errorf("%w: %w: %d bytes, limit of topic %s is %d", ErrReject, ErrTooLarge, len(data), t.name, t.maxSize)
+	}
+	return t.validate(ctx, from, data)
+}
+
+// verdictOf is the one place where an error becomes a verdict on a gossip message and so on its sender.
+// A check that ran out of time proves nothing, whatever it says.
+func verdictOf(ctx context.Context, err error) pubsub.ValidationResult {
+	switch {
+	case err == nil && ctx.Err() == nil:
+		return pubsub.ValidationAccept
+	case errors.Is(err, ErrReject) && ctx.Err() == nil:
+		return pubsub.ValidationReject
+	default:
+		return pubsub.ValidationIgnore
+	}
+}
+
+// guard turns a panic of a callback that judges or answers foreign bytes into an error: it must neither end
+// the process nor be blamed on the sender.
+func guard[T any](h *Host, what string, f func() (T, error)) (v T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.log.Error("panic", "in", what, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("p2p: panic in %s: %v", what, p)
+		}
+	}()
+	return f()
+}
+
+// Publish checks data with the topic's Validate, whose error it returns, and hands it to gossip. It does not
+// wait until a peer has it. Bytes that were delivered here before, within Config.SeenTTL, are not
+// sent again and give no error. The caller must not change data afterwards.
+func (t *Topic) Publish(ctx context.Context, data []byte) error {
+	if t.h.ctx.Err() != nil {
+		return ErrClosed
+	}
+	msg, err := t.check(ctx, t.h.ID(), data)
+	if err != nil {
+		return fmt.Errorf("p2p: publish to %s: %w", t.name, err)
+	}
+	if err := t.topic.Publish(ctx, data, pubsub.WithValidatorData(validated{msg})); err != nil {
+		if t.h.ctx.Err() != nil {
+			return ErrClosed
+		}
+		return fmt.Errorf("p2p: publish to %s: %w", t.name, err)
+	}
+	return nil
+}
+
+// Peers are the connected peers known to be in the topic, in no order.
+func (t *Topic) Peers() []peer.ID { return t.topic.ListPeers() }
+
+// WaitForPeers returns when n other peers are in the topic, a stream to each of them is open and the mesh has
+// grown to what it needs for n peers; what is published then reaches them all at once, without
+// waiting for a heartbeat. For a whole network to be ready, every host must have waited.
+func (t *Topic) WaitForPeers(ctx context.Context, n int) error {
+	events, err := t.topic.EventHandler()
+	if err != nil {
+		return fmt.Errorf("p2p: wait for peers in %s: %w", t.name, err)
+	}
+	defer events.Cancel()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.h.ctx, cancel)()
+	in := make(map[peer.ID]bool)
+	fail := func(err error) error {
+		if t.h.ctx.Err() != nil {
+			return ErrClosed
+		}
+		return fmt.Errorf("p2p: %d of %d peers in topic %s: %w", len(in), n, t.name, err)
+	}
+	for len(in) < n {
+		e, err := events.NextPeerEvent(ctx)
+		if err != nil {
+			return fail(err)
+		}
+		if e.Type == pubsub.PeerJoin {
+			in[e.Peer] = true
+		} else {
+			delete(in, e.Peer)
+		}
+	}
+	if err := t.h.mesh.wait(ctx, t.h.id(t.name), in, min(n, meshLow)); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// startGossip starts gossipsub on the host.
+func (h *Host) startGossip(cfg Config) error {
+	for _, name := range cfg.Topics {
+		if !names.MatchString(name) {
+			return fmt.Errorf("p2p: topic name %q: want 1 to 128 letters, digits, '.', '_' or '-'", name)
+		}
+		h.topics[h.id(name)] = true
+	}
+	s := defaultGossip()
+	if cfg.tune != nil {
+		cfg.tune(&s)
+	}
+	ttl := cfg.SeenTTL
+	if ttl == 0 {
+		ttl = seenTTL
+	}
+	ids := make([]string, 0, len(h.topics))
+	for id := range h.topics {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	var err error
+	h.gossip, err = pubsub.NewGossipSub(h.ctx, h.host,
+		// Every message carries the signature of who made it; a second one by the host that publishes would cost a
+		// check per message and tell where it entered the network.
+		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor(),
+		pubsub.WithMessageIdFn(messageID),
+		pubsub.WithGossipSubParams(s.params),
+		pubsub.WithFloodPublish(s.flood),
+		pubsub.WithMaxMessageSize(maxRPC), pubsub.WithMaxControlMessageSize(maxRPC),
+		pubsub.WithSubscriptionFilter(pubsub.WrapLimitSubscriptionFilter(
+			pubsub.NewAllowlistSubscriptionFilter(ids...), maxSubscriptions)),
+		pubsub.WithValidateQueueSize(validateQueue), pubsub.WithValidateThrottle(validateThrottle),
+		pubsub.WithPeerOutboundQueueSize(outboundQueue),
+		pubsub.WithSeenMessagesTTL(ttl),
+		pubsub.WithRawTracer(h.mesh),
+		pubsub.WithLogger(h.log.With("part", "gossip")),
+	)
+	if err != nil {
+		return fmt.Errorf("p2p: start gossip: %w", err)
+	}
+	return nil
+}
+
+// messageID hashes all bytes of a message together with its topic, each with its length, so that nobody can
+// make a second message with the id of a first and have it dropped as a duplicate.
+func messageID(m *pb.Message) string {
+	h := sha256.New()
+	head := make([]byte, 0, 128)
+	head = append(head, "poq/gossip/1"...)
+	head = binary.LittleEndian.AppendUint64(head, uint64(len(m.GetTopic())))
+	head = append(head, m.GetTopic()...)
+	head = binary.LittleEndian.AppendUint64(head, uint64(len(m.GetData())))
+	h.Write(head)
+	h.Write(m.GetData())
+	return string(h.Sum(head[:0])[:20])
+}
+
+// gossipSettings are what benchmarks vary.
+type gossipSettings struct {
+	params pubsub.GossipSubParams
+	flood  bool
+}
+
+func defaultGossip() gossipSettings {
+	p := pubsub.DefaultGossipSubParams()
+	p.D, p.Dlo, p.Dhi, p.Dlazy, p.Dout = meshDegree, meshLow, meshHigh, meshLazy, meshOut
+	p.Dscore = min(p.Dscore, p.Dhi)
+	p.HeartbeatInterval = heartbeat
+	p.HistoryLength, p.HistoryGossip = historyLength, historyGossip
+	return gossipSettings{params: p, flood: floodPublish}
+}

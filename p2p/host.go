@@ -1,0 +1,304 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/multiformats/go-multiaddr"
+)
+
+// ErrClosed is returned by everything that is used after [Host.Close].
+var ErrClosed = errors.New("p2p: host is closed")
+
+// ErrTooLarge says that a message, frame, request or response is over the limit of its topic or protocol.
+var ErrTooLarge = errors.New("p2p: message over the size limit")
+
+// names keeps topic and protocol ids readable and free of separators.
+var names = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$`)
+
+// Config tells what [New] starts. Network is required, everything else has a usable zero value. The
+// caller must not change it afterwards.
+type Config struct {
+	// Network separates networks: it is part of every topic and protocol id, so that peers of two networks
+	// that happen to be connected never exchange a message. Letters, digits, '.', '_', '-', at most 128.
+	Network string
+	// Topics are the names that may be joined. Announcements of any other topic are dropped, so a peer cannot
+	// make this host remember topics without bound. They must be known before the first peer connects,
+	// because a peer announces a topic only once.
+	Topics []string
+	// Key is the libp2p identity; nil makes a fresh one. It is not a key that signs votes or payments.
+	Key crypto.PrivKey
+	// Listen are the addresses to listen on; nil means a free UDP port (QUIC) and a free TCP port of 127.0.0.1.
+	Listen []multiaddr.Multiaddr
+	// SeenTTL is how long the id of a gossip message is remembered, in which time the same bytes are not
+	// delivered again; zero means two minutes. It must be longer than the longest time for which a message can
+	// still wander between peers.
+	SeenTTL time.Duration
+	// Logger gets this host's log; nil means slog.Default. go-libp2p itself logs errors through the
+	// package-level handler of its gologshim, which only a main package should set.
+	Logger *slog.Logger
+
+	// tune lets benchmarks compare gossip settings.
+	tune func(*gossipSettings)
+}
+
+// Host is a libp2p host with gossip, links and requests on top. Its methods are safe for concurrent use.
+// Hosts share no state: as many as one likes live in one process.
+type Host struct {
+	network string
+	topics  map[string]bool
+	log     *slog.Logger
+	host    host.Host
+	gossip  *pubsub.PubSub
+	mesh    *meshTracer
+	watch   watchers
+
+	ctx    context.Context // ends when Close begins
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	closed  bool
+	keeping map[peer.ID]bool
+	running sync.WaitGroup
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// New starts a host over QUIC and TCP (Noise, Yamux) with gossip on it. It listens when New returns; topics,
+// links and requests are added with [Join], [NewLinks] and [Host.Serve].
+func New(cfg Config) (*Host, error) {
+	if !names.MatchString(cfg.Network) {
+		return nil, fmt.Errorf("p2p: network name %q: want 1 to 128 letters, digits, '.', '_' or '-'", cfg.Network)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	listen := libp2p.ListenAddrs(cfg.Listen...)
+	if len(cfg.Listen) == 0 {
+		listen = libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0")
+	}
+	// The library's limits, scaled to the memory of the machine. Connections from 127.0.0.0/8 and ::1 are free
+	// of its per-address limits, so many hosts of one process may meet on loopback.
+	limits := rcmgr.DefaultLimits
+	libp2p.SetDefaultServiceLimits(&limits)
+	resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()), rcmgr.WithMetricsDisabled())
+	if err != nil {
+		return nil, fmt.Errorf("p2p: resource manager: %w", err)
+	}
+	options := []libp2p.Option{
+		listen,
+		libp2p.Transport(quic.NewTransport),
+		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Security(noise.ID, noise.New),
+		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
+		libp2p.ResourceManager(resources),
+		libp2p.UserAgent("poq"),
+		// What a peer with known addresses has no use for, and would keep an idle host busy.
+		libp2p.DisableRelay(),
+		libp2p.DisableIdentifyAddressDiscovery(),
+		libp2p.Ping(false),
+		// libp2p would register its metrics with the process-wide registry.
+		libp2p.DisableMetrics(),
+	}
+	if cfg.Key != nil {
+		options = append(options, libp2p.Identity(cfg.Key))
+	}
+	lh, err := libp2p.New(options...)
+	if err != nil {
+		_ = resources.Close()
+		return nil, fmt.Errorf("p2p: start host: %w", err)
+	}
+	h := &Host{
+		network: cfg.Network,
+		topics:  make(map[string]bool),
+		log:     cfg.Logger.With("peer", lh.ID().String()),
+		host:    lh,
+		mesh:    newMeshTracer(),
+		keeping: make(map[peer.ID]bool),
+	}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	lh.Network().Notify(&network.NotifyBundle{
+		ConnectedF:    func(_ network.Network, c network.Conn) { h.watch.wake(c.RemotePeer()) },
+		DisconnectedF: func(_ network.Network, c network.Conn) { h.watch.wake(c.RemotePeer()) },
+	})
+	if err := h.startGossip(cfg); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+// ID is the peer id, the hash of the identity key.
+func (h *Host) ID() peer.ID { return h.host.ID() }
+
+// Addrs are the addresses that the host listens on, each with /p2p/<id>, ready for [Host.Connect] of another.
+func (h *Host) Addrs() []multiaddr.Multiaddr {
+	addrs, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: h.ID(), Addrs: h.host.Addrs()})
+	if err != nil {
+		h.log.Error("own addresses", "err", err) // an id that libp2p made always encodes
+	}
+	return addrs
+}
+
+// Peers are the peers with an open connection, in no order.
+func (h *Host) Peers() []peer.ID { return h.host.Network().Peers() }
+
+// Connected says whether a connection to p is open.
+func (h *Host) Connected(p peer.ID) bool {
+	return h.host.Network().Connectedness(p) == network.Connected
+}
+
+// Connect dials every peer named by addrs (several addresses of one peer count as one) and returns when all
+// are connected, or the joined errors of those that are not.
+func (h *Host) Connect(ctx context.Context, addrs ...multiaddr.Multiaddr) error {
+	peers, err := peer.AddrInfosFromP2pAddrs(addrs...)
+	if err != nil {
+		return fmt.Errorf("p2p: connect: address without /p2p/<id>: %w", err)
+	}
+	errs := make([]error, len(peers))
+	var dials sync.WaitGroup
+	for i, p := range peers {
+		dials.Go(func() { errs[i] = h.dial(ctx, p) })
+	}
+	dials.Wait()
+	return errors.Join(errs...)
+}
+
+// dial connects to a peer unless it is connected. It forgets libp2p's own back-off for the peer (5 s to 5 min),
+// which knows nothing of why we dial: every loop that calls dial has its own.
+func (h *Host) dial(ctx context.Context, p peer.AddrInfo) error {
+	if h.ctx.Err() != nil {
+		return ErrClosed
+	}
+	if sw, ok := h.host.Network().(*swarm.Swarm); ok {
+		sw.Backoff().Clear(p.ID)
+	}
+	if err := h.host.Connect(ctx, p); err != nil {
+		return fmt.Errorf("p2p: connect to %s: %w", p.ID, err)
+	}
+	return nil
+}
+
+// Keep holds connections to the given peers open from now on: a peer that is not connected is dialled again,
+// with a back-off between dialMin and dialMax. It returns at once. Addresses of one peer are
+// merged; naming a peer a second time adds its addresses.
+func (h *Host) Keep(addrs ...multiaddr.Multiaddr) error {
+	peers, err := peer.AddrInfosFromP2pAddrs(addrs...)
+	if err != nil {
+		return fmt.Errorf("p2p: keep: address without /p2p/<id>: %w", err)
+	}
+	for _, p := range peers {
+		if p.ID == h.ID() {
+			continue
+		}
+		h.host.Peerstore().AddAddrs(p.ID, p.Addrs, peerstore.PermanentAddrTTL)
+		h.host.ConnManager().Protect(p.ID, "keep")
+		h.mu.Lock()
+		known := h.keeping[p.ID]
+		h.keeping[p.ID] = true
+		h.mu.Unlock()
+		if known {
+			continue
+		}
+		if !h.begin() {
+			return ErrClosed
+		}
+		go h.keep(p.ID)
+	}
+	return nil
+}
+
+// keep is the loop behind Keep for one peer.
+func (h *Host) keep(p peer.ID) {
+	defer h.running.Done()
+	changed, stop := h.watch.add(p)
+	defer stop()
+	retry := newBackoff(dialMin, dialMax)
+	// Two peers that keep each other would dial at the same moment and end up with two connections: the one
+	// with the higher id lets the other begin.
+	wait := time.Duration(0)
+	if h.ID() > p {
+		wait = dialMin
+	}
+	for {
+		if h.Connected(p) {
+			retry.reset()
+			wait = dialMin
+			if !waitFor(h.ctx, changed, forever) {
+				return
+			}
+			continue
+		}
+		if !waitFor(h.ctx, changed, wait) {
+			return
+		}
+		if h.Connected(p) {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(h.ctx, dialTimeout)
+		err := h.dial(ctx, peer.AddrInfo{ID: p})
+		cancel()
+		if err != nil {
+			wait = retry.next()
+			h.log.Debug("kept peer is away", "to", p.String(), "again_in", wait, "err", err)
+		}
+	}
+}
+
+// Close ends everything the host started and waits for it: handlers that run, links, dials. It is
+// idempotent and may be called from any goroutine but a handler's.
+func (h *Host) Close() error {
+	h.closeOnce.Do(func() {
+		h.mu.Lock()
+		h.closed = true
+		h.mu.Unlock()
+		h.cancel()
+		if err := h.host.Close(); err != nil {
+			h.closeErr = fmt.Errorf("p2p: close: %w", err)
+		}
+		h.running.Wait()
+	})
+	return h.closeErr
+}
+
+// begin registers work that Close waits for; the caller must call h.running.Done when it is true.
+func (h *Host) begin() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return false
+	}
+	h.running.Add(1)
+	return true
+}
+
+// id is the topic or protocol id of a name in this host's network. The trailing number is the version of the
+// encoding spoken on it.
+func (h *Host) id(name string) string { return "/poq/" + h.network + "/" + name + "/1" }
+
+// protocol checks a protocol's name and returns its id.
+func (h *Host) protocol(name string) (protocol.ID, error) {
+	if !names.MatchString(name) {
+		return "", fmt.Errorf("p2p: protocol name %q: want 1 to 128 letters, digits, '.', '_' or '-'", name)
+	}
+	return protocol.ID(h.id(name)), nil
+}

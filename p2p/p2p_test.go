@@ -1,0 +1,182 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, leaksOfLibraries()...) }
+
+// leaksOfLibraries lists goroutines that libraries start once per process.
+func leaksOfLibraries() []goleak.Option { return nil }
+
+// got is a gossip message or a frame as a handler saw it.
+type got struct {
+	at, from peer.ID
+	msg      string
+}
+
+// newHost starts a host that is closed at the end of the test.
+func newHost(t testing.TB, cfg Config) *Host {
+	t.Helper()
+	if cfg.Network == "" {
+		cfg.Network = "test"
+	}
+	if cfg.Topics == nil {
+		cfg.Topics = []string{"order"}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	h, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// newHosts starts n hosts, each connected to all others.
+func newHosts(t testing.TB, n int, cfg Config) []*Host {
+	t.Helper()
+	hosts := make([]*Host, n)
+	for i := range hosts {
+		hosts[i] = newHost(t, cfg)
+		for _, other := range hosts[:i] {
+			connect(t, hosts[i], other)
+		}
+	}
+	return hosts
+}
+
+func connect(t testing.TB, a, b *Host) {
+	t.Helper()
+	if err := a.Connect(deadline(t), b.Addrs()...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// deadline is a context for what must happen soon on a healthy machine.
+func deadline(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// join joins the topic "order" with text messages; what is handled goes to out. Messages that start with
+// "bad" are rejected, "odd" ignored, "oops" panics.
+func join(t testing.TB, h *Host, out chan<- got) *Topic {
+	t.Helper()
+	topic, err := Join(h, TopicConfig[string]{
+		Name: "order", MaxSize: 8 << 10,
+		Validate: parse,
+		Handle:   func(from peer.ID, msg string) { out <- got{h.ID(), from, msg} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return topic
+}
+
+var errOdd = errors.New("odd")
+
+func parse(_ context.Context, _ peer.ID, data []byte) (string, error) {
+	switch s := string(data); {
+	case len(s) >= 3 && s[:3] == "bad":
+		return "", fmt.Errorf("%w: %s", ErrReject, s)
+	case len(s) >= 3 && s[:3] == "odd":
+		return "", errOdd
+	case len(s) >= 4 && s[:4] == "oops":
+		panic(s)
+	default:
+		return s, nil
+	}
+}
+
+func receive[T any](t testing.TB, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-deadline(t).Done():
+		t.Fatal("nothing came")
+		panic("unreachable")
+	}
+}
+
+func ready(t testing.TB, topics []*Topic) {
+	t.Helper()
+	for _, topic := range topics {
+		if err := topic.WaitForPeers(deadline(t), len(topics)-1); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestTwoHostsTalk(t *testing.T) {
+	hosts := newHosts(t, 2, Config{})
+	a, b := hosts[0], hosts[1]
+	out := make(chan got, 16)
+	topics := []*Topic{join(t, a, out), join(t, b, out)}
+	ready(t, topics)
+	if err := topics[0].Publish(deadline(t), []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[peer.ID]got{}
+	for range 2 {
+		g := receive(t, out)
+		seen[g.at] = g
+	}
+	for _, h := range hosts {
+		if want := (got{h.ID(), a.ID(), "hello"}); seen[h.ID()] != want {
+			t.Errorf("got %v, want %v", seen[h.ID()], want)
+		}
+	}
+
+	frames := make(chan got, 16)
+	links := make([]*Links, 2)
+	for i, h := range hosts {
+		var err error
+		links[i], err = NewLinks(h, LinkConfig[string]{
+			Name: "votes", MaxFrame: 1024, Validate: parse,
+			Handle: func(from peer.ID, msg string) { frames <- got{h.ID(), from, msg} },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := links[1].Send(a.ID(), []byte("vote")); err != nil {
+		t.Fatal(err)
+	}
+	if g, want := receive(t, frames), (got{a.ID(), b.ID(), "vote"}); g != want {
+		t.Errorf("got %v, want %v", g, want)
+	}
+
+	err := a.Serve(ServeConfig{Name: "blob", MaxRequest: 100, Handle: func(_ context.Context, from peer.ID, req []byte) ([]byte, error) {
+		if string(req) == "?" {
+			return nil, fmt.Errorf("%w: no such thing", ErrNotFound)
+		}
+		return append(req, from...), nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := b.Request(deadline(t), a.ID(), "blob", []byte("x"), 100); err != nil || string(resp) != "x"+string(b.ID()) {
+		t.Errorf("got %q, %v", resp, err)
+	}
+	if _, err := b.Request(deadline(t), a.ID(), "blob", []byte("?"), 100); !errors.Is(err, ErrNotFound) {
+		t.Errorf("got %v, want ErrNotFound", err)
+	}
+}

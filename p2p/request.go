@@ -1,0 +1,202 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+)
+
+// The answers of a peer that is not served. A handler returns an error that wraps one of them, and the
+// requester's error wraps the same. ErrRemote stands for every other error of a handler, of which nothing is told.
+var (
+	ErrNotFound   = errors.New("p2p: peer does not have it")
+	ErrBusy       = errors.New("p2p: peer is busy, try another or later")
+	ErrBadRequest = errors.New("p2p: peer does not understand the request")
+	ErrRemote     = errors.New("p2p: peer failed to answer")
+)
+
+// A response is a frame whose first byte is its status.
+const (
+	statusOK byte = iota
+	statusNotFound
+	statusBusy
+	statusBadRequest
+	statusFailed
+)
+
+func statusOf(err error) byte {
+	switch {
+	case err == nil:
+		return statusOK
+	case errors.Is(err, ErrNotFound):
+		return statusNotFound
+	case errors.Is(err, ErrBusy):
+		return statusBusy
+	case errors.Is(err, ErrBadRequest):
+		return statusBadRequest
+	default:
+		return statusFailed
+	}
+}
+
+func errorOf(status byte) error {
+	switch status {
+	case statusOK:
+		return nil
+	case statusNotFound:
+		return ErrNotFound
+	case statusBusy:
+		return ErrBusy
+	case statusBadRequest:
+		return ErrBadRequest
+	default:
+		return ErrRemote
+	}
+}
+
+// ServeConfig describes a request/response protocol that this host answers.
+type ServeConfig struct {
+	Name string
+	// MaxRequest bounds a request in bytes, 1 to MaxBody.
+	MaxRequest int
+	// Handle answers a request with at most MaxBody bytes. It runs in many goroutines at once (serveAtOnce,
+	// servePerPeer per peer; further requests are answered with ErrBusy) and must end by the deadline of ctx, which also
+	// ends when the peer goes away. A panic is answered with ErrRemote.
+	Handle func(ctx context.Context, from peer.ID, req []byte) ([]byte, error)
+}
+
+// Serve answers requests until the host closes. Names are used once per host.
+func (h *Host) Serve(cfg ServeConfig) error {
+	id, err := h.protocol(cfg.Name)
+	switch {
+	case err != nil:
+		return err
+	case cfg.MaxRequest < 1 || cfg.MaxRequest > MaxBody:
+		return fmt.Errorf("p2p: serve %q: MaxRequest %d: want 1 to %d", cfg.Name, cfg.MaxRequest, MaxBody)
+	case cfg.Handle == nil:
+		return fmt.Errorf("p2p: serve %q: Handle is required", cfg.Name)
+	}
+	slots := slots{perPeer: make(map[peer.ID]int)}
+	h.host.SetStreamHandler(id, func(s network.Stream) {
+		if !h.begin() {
+			_ = s.Reset()
+			return
+		}
+		defer h.running.Done()
+		ctx, cancel := context.WithTimeout(h.ctx, requestTimeout)
+		defer cancel()
+		defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+		if err := h.answer(ctx, s, cfg, &slots); err != nil {
+			_ = s.Reset()
+			h.log.Debug("request not answered", "protocol", id, "from", s.Conn().RemotePeer().String(), "err", err)
+			return
+		}
+		_ = s.Close()
+	})
+	return nil
+}
+
+// answer reads a request, has it handled and writes the response.
+func (h *Host) answer(ctx context.Context, s network.Stream, cfg ServeConfig, slots *slots) error {
+	body, err := h.respond(ctx, s, cfg, slots)
+	if err == nil && len(body) > MaxBody {
+		err = fmt.Errorf("%w: response of %d bytes", ErrTooLarge, len(body))
+	}
+	if err != nil {
+		body = nil
+		h.log.Debug("request refused", "protocol", cfg.Name, "from", s.Conn().RemotePeer().String(), "err", err)
+	}
+	_, writeErr := s.Write(appendFrame(nil, []byte{statusOf(err)}, body))
+	return writeErr
+}
+
+func (h *Host) respond(ctx context.Context, s network.Stream, cfg ServeConfig, slots *slots) ([]byte, error) {
+	from := s.Conn().RemotePeer()
+	release, ok := slots.take(from)
+	if !ok {
+		return nil, ErrBusy // before reading: a busy host spends no memory on what it will not answer
+	}
+	defer release()
+	req, err := newFrameReader(s, cfg.MaxRequest).next()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	return guard(h, "serve "+cfg.Name, func() ([]byte, error) { return cfg.Handle(ctx, from, req) })
+}
+
+// slots bounds the requests of one protocol that are worked on.
+type slots struct {
+	mu      sync.Mutex
+	taken   int
+	perPeer map[peer.ID]int
+}
+
+func (s *slots) take(p peer.ID) (release func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken >= serveAtOnce || s.perPeer[p] >= servePerPeer {
+		return nil, false
+	}
+	s.taken++
+	s.perPeer[p]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.taken--
+		if s.perPeer[p]--; s.perPeer[p] == 0 {
+			delete(s.perPeer, p)
+		}
+	}, true
+}
+
+// Request asks a peer and returns its response of at most maxResponse bytes. A context without deadline
+// gets one of requestTimeout. The errors wrap ErrNotFound, ErrBusy, ErrBadRequest or ErrRemote if the peer
+// said so, ErrTooLarge, ErrClosed, or what went wrong on the way. The peer is dialled if its address is known.
+func (h *Host) Request(ctx context.Context, to peer.ID, name string, req []byte, maxResponse int) ([]byte, error) {
+	id, err := h.protocol(name)
+	if err != nil {
+		return nil, err
+	}
+	if len(req) == 0 || len(req) > MaxBody || maxResponse < 0 || maxResponse > MaxBody {
+		return nil, fmt.Errorf("%w: request of %d bytes, response of %d: want 1 and 0 to %d", ErrTooLarge, len(req), maxResponse, MaxBody)
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+	}
+	body, err := h.request(ctx, to, id, req, maxResponse)
+	switch {
+	case err == nil:
+		return body, nil
+	case h.ctx.Err() != nil:
+		return nil, ErrClosed
+	case ctx.Err() != nil:
+		err = ctx.Err() // the stream was reset for it
+	}
+	return nil, fmt.Errorf("p2p: request %s of %s: %w", name, to, err)
+}
+
+func (h *Host) request(ctx context.Context, to peer.ID, id protocol.ID, req []byte, maxResponse int) ([]byte, error) {
+	s, err := h.host.NewStream(ctx, to, id)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = s.Close() }()
+	reset := func() { _ = s.Reset() }
+	defer context.AfterFunc(ctx, reset)()
+	defer context.AfterFunc(h.ctx, reset)()
+	// A busy peer may answer and stop reading before it has the request: a failed write is not the last word.
+	_, writeErr := s.Write(appendFrame(nil, req))
+	frame, err := newFrameReader(s, 1+maxResponse).next()
+	if err != nil {
+		reset()
+		return nil, errors.Join(writeErr, err)
+	}
+	return frame[1:], errorOf(frame[0])
+}
