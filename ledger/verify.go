@@ -9,7 +9,7 @@ import (
 
 // Message is what peers send each other: one of *OrderMessage, *Signed[AnswerCommit],
 // *AnswerMessage, *Signed[Decline], *Signed[ScoreCommit], *Signed[Reveal], *LockCert, *SealCert,
-// *Receipt and *Bundle.
+// *Receipt, *Bundle and *Query.
 type Message interface{ append(b []byte) []byte }
 
 // OrderMessage is an order on its way, with its prompt unless that is longer than MaxInline.
@@ -32,10 +32,17 @@ func (m *AnswerMessage) append(b []byte) []byte {
 	return crypto.AppendBytes(m.Answer.append(b), m.Text)
 }
 
+// Query asks another validator for the certificates that it holds of a task. It is not signed: it
+// travels on streams only, where libp2p tells who asks.
+type Query struct{ Task TaskID }
+
+func (q *Query) append(b []byte) []byte { return append(b, q.Task[:]...) }
+
 // MaxMessage bounds every message in bytes: a receipt of 64 members with 16 answers each is the largest.
 const MaxMessage = 512 << 10
 
-// Topic groups messages: one gossip topic each, and Votes for the streams between validators.
+// Topic groups messages: one gossip topic each. TopicVotes stands for the direct streams between
+// validators, on which messages of the other topics may travel too when they are sent again.
 type Topic string
 
 // Topics.
@@ -59,37 +66,56 @@ const (
 	typeSealCert
 	typeReceipt
 	typeBundle
+	typeQuery
 )
+
+// topicOf returns the topic of a message type, "" if there is no such type.
+func topicOf(typ byte) Topic {
+	switch typ {
+	case typeOrder:
+		return TopicOrder
+	case typeAnswerCommit, typeAnswer, typeDecline:
+		return TopicAnswer
+	case typeScoreCommit, typeReveal:
+		return TopicScore
+	case typeLockCert, typeSealCert, typeReceipt:
+		return TopicCert
+	case typeBundle, typeQuery:
+		return TopicVotes
+	}
+	return ""
+}
 
 // Encode returns the bytes of m that travel, and the topic on which they do.
 func Encode(m Message) (Topic, []byte) {
-	var topic Topic
 	var typ byte
 	switch m.(type) {
 	case *OrderMessage:
-		topic, typ = TopicOrder, typeOrder
+		typ = typeOrder
 	case *Signed[AnswerCommit]:
-		topic, typ = TopicAnswer, typeAnswerCommit
+		typ = typeAnswerCommit
 	case *AnswerMessage:
-		topic, typ = TopicAnswer, typeAnswer
+		typ = typeAnswer
 	case *Signed[Decline]:
-		topic, typ = TopicAnswer, typeDecline
+		typ = typeDecline
 	case *Signed[ScoreCommit]:
-		topic, typ = TopicScore, typeScoreCommit
+		typ = typeScoreCommit
 	case *Signed[Reveal]:
-		topic, typ = TopicScore, typeReveal
+		typ = typeReveal
 	case *LockCert:
-		topic, typ = TopicCert, typeLockCert
+		typ = typeLockCert
 	case *SealCert:
-		topic, typ = TopicCert, typeSealCert
+		typ = typeSealCert
 	case *Receipt:
-		topic, typ = TopicCert, typeReceipt
+		typ = typeReceipt
 	case *Bundle:
-		topic, typ = TopicVotes, typeBundle
+		typ = typeBundle
+	case *Query:
+		typ = typeQuery
 	default:
 		panic(fmt.Sprintf("ledger: no message: %T", m))
 	}
-	return topic, m.append([]byte{typ})
+	return topicOf(typ), m.append([]byte{typ})
 }
 
 // Decode reads a message from bytes that a peer sent on a topic. It checks the form alone, which is
@@ -101,35 +127,33 @@ func Decode(topic Topic, data []byte) (Message, error) {
 	}
 	r := crypto.NewReader(data)
 	var m Message
-	switch typ := r.Uint8(); {
-	case topic == TopicOrder && typ == typeOrder:
-		m = &OrderMessage{readSigned[Order](r), r.Bytes(MaxInline)}
-	case topic == TopicAnswer && typ == typeAnswerCommit:
-		s := readSigned[AnswerCommit](r)
-		m = &s
-	case topic == TopicAnswer && typ == typeAnswer:
-		m = &AnswerMessage{readSigned[Answer](r), r.Bytes(MaxInline)}
-	case topic == TopicAnswer && typ == typeDecline:
-		s := readSigned[Decline](r)
-		m = &s
-	case topic == TopicScore && typ == typeScoreCommit:
-		s := readSigned[ScoreCommit](r)
-		m = &s
-	case topic == TopicScore && typ == typeReveal:
-		s := readSigned[Reveal](r)
-		m = &s
-	case topic == TopicCert && typ == typeLockCert:
-		m = readLockCert(r)
-	case topic == TopicCert && typ == typeSealCert:
-		s := readSealCert(r)
-		m = &s
-	case topic == TopicCert && typ == typeReceipt:
-		m = readReceipt(r)
-	case topic == TopicVotes && typ == typeBundle:
-		u := readBundle(r)
-		m = &u
-	default:
+	typ := r.Uint8()
+	if home := topicOf(typ); home == "" || topic != home && topic != TopicVotes {
 		return nil, malformed("no message of type %d on topic %q", typ, topic)
+	}
+	switch typ {
+	case typeOrder:
+		m = &OrderMessage{readSigned[Order](r), r.Bytes(MaxInline)}
+	case typeAnswerCommit:
+		m = new(readSigned[AnswerCommit](r))
+	case typeAnswer:
+		m = &AnswerMessage{readSigned[Answer](r), r.Bytes(MaxInline)}
+	case typeDecline:
+		m = new(readSigned[Decline](r))
+	case typeScoreCommit:
+		m = new(readSigned[ScoreCommit](r))
+	case typeReveal:
+		m = new(readSigned[Reveal](r))
+	case typeLockCert:
+		m = readLockCert(r)
+	case typeSealCert:
+		m = new(readSealCert(r))
+	case typeReceipt:
+		m = readReceipt(r)
+	case typeBundle:
+		m = new(readBundle(r))
+	case typeQuery:
+		m = &Query{r.Hash()}
 	}
 	if err := r.End(); err != nil {
 		return nil, malformed("%T: %w", m, err)
@@ -241,6 +265,8 @@ func (v *Verifier) Verify(m Message) (Verified, error) {
 		task, err = m.Task(), v.Receipt(m)
 	case *Bundle:
 		err = v.bundle(m)
+	case *Query:
+		task = m.Task
 	default:
 		err = malformed("no message: %T", m)
 	}

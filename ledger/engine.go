@@ -1,0 +1,654 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/poqmesh/poq/crypto"
+)
+
+// Bounds on what an engine keeps for tasks that nobody has paid for yet.
+const (
+	maxUnlocked = 4096 // orders without a lock
+	maxHeld     = 1024 // messages that overtook the lock of their task
+	maxRecent   = 4096 // bundle headers kept per validator, to notice equivocation
+)
+
+// retryFirst is the time after which an undecided task's messages are sent again; it doubles up to
+// retryMost. Nothing of safety hangs on it.
+const (
+	retryFirst = 500 * time.Millisecond
+	retryMost  = 10 * time.Second
+)
+
+// Engine is one peer's part in the protocol: of a validator, or of a peer that only follows. It
+// holds the open tasks. It is not safe for concurrent use, and deterministic: the same calls in the
+// same order give the same decisions.
+type Engine struct {
+	genesis *Genesis
+	domain  crypto.Domain
+	self    int // index in the committee, -1 for a peer that only follows
+	host    Host
+
+	tasks    map[TaskID]*task
+	unlocked []TaskID   // tasks that were not locked when they were added, oldest first
+	held     []Verified // messages for tasks that are not locked yet, oldest first
+
+	voted    map[nonce]TaskID         // lock votes whose lock is not applied yet
+	reserved map[AccountID]Amount     // the fees of these
+	waiting  map[nonce]TaskID         // orders that wait for the one before them, or for funds
+	frozen   map[AccountID]bool       // payers that signed two orders with one nonce
+	sent     map[TaskID][]Leaf        // own votes on open tasks, in the order in which they were cast
+	openings map[TaskID]logged        // own score commitments on open tasks
+	recent   []map[uint64]crypto.Hash // by validator: bundle headers by sequence number
+}
+
+// ballot is what a validator may fill in once (I2).
+type ballot struct {
+	task  TaskID
+	kind  LeafKind
+	stage Stage
+	round uint32
+}
+
+func (l Leaf) ballot() ballot { return ballot{l.Task, l.Kind, l.Stage, l.Round} }
+
+type logged struct {
+	commit  ScoreCommit
+	opening Opening
+}
+
+// task is an open task.
+type task struct {
+	id     TaskID
+	order  *Signed[Order]
+	locked bool
+	retry  time.Duration
+
+	locks tally // lock votes
+	lock  Certificate
+
+	commits  map[AccountID]crypto.Hash // commitments to answers that came in time
+	declined map[AccountID]bool
+	early    map[AccountID]*AnswerMessage // answers that overtook their commitment
+	closed   bool
+	answers  map[AccountID]AnswerID // opened
+	scores   map[AnswerID]scored
+	scoring  bool // this member's commitment is on its way or made
+
+	scoreCommits map[uint16]Signed[ScoreCommit]
+	contradicted map[uint16]bool    // members with two commitments: none counts
+	earlyReveals map[uint16]Opening // reveals that overtook the seal
+
+	seal, settle instance
+	sealed       *SealCert
+	reveals      map[uint16]Opening
+	ownReveal    *Signed[Reveal]
+}
+
+type scored struct {
+	score  Score
+	failed bool
+}
+
+// NewEngine returns an engine for the validator with index self, or with self -1 for a peer that
+// only follows. A validator's earlier votes must be put back by the Restore methods before anything
+// else is called.
+func NewEngine(g *Genesis, self int, host Host) *Engine {
+	e := &Engine{
+		genesis: g, domain: Domain(g), self: self, host: host,
+		tasks: map[TaskID]*task{},
+		voted: map[nonce]TaskID{}, reserved: map[AccountID]Amount{}, waiting: map[nonce]TaskID{}, frozen: map[AccountID]bool{},
+		sent: map[TaskID][]Leaf{}, openings: map[TaskID]logged{},
+		recent: make([]map[uint64]crypto.Hash, len(g.Validators)),
+	}
+	for i := range e.recent {
+		e.recent[i] = map[uint64]crypto.Hash{}
+	}
+	return e
+}
+
+// RestoreOrder puts back an order that this validator voted to lock.
+func (e *Engine) RestoreOrder(o Order) {
+	id := OrderID(e.domain, o)
+	if _, applied := e.host.LockedAt(o.Payer, o.Nonce); !applied {
+		e.voted[nonce{o.Payer, o.Nonce}] = id
+		e.reserved[o.Payer] += o.Fee
+	}
+}
+
+// RestoreVote puts back a vote of this validator, which then never contradicts it.
+func (e *Engine) RestoreVote(l Leaf) {
+	if !e.host.IsSettled(l.Task) {
+		e.sent[l.Task] = append(e.sent[l.Task], l)
+	}
+}
+
+// RestoreOpening puts back the secret behind a score commitment of this validator.
+func (e *Engine) RestoreOpening(c ScoreCommit, o Opening) {
+	if !e.host.IsSettled(c.Task) {
+		e.openings[c.Task] = logged{c, o}
+	}
+}
+
+// Resume takes up a task whose fee was in escrow when the process ended.
+func (e *Engine) Resume(l *LockCert) {
+	if t := e.task(l.Votes.Vote.Task); !t.locked {
+		e.open(t, l)
+	}
+}
+
+// OpenTasks returns the number of tasks without an outcome.
+func (e *Engine) OpenTasks() int { return len(e.tasks) }
+
+// task returns the task with an id and makes it if need be. Too many unpaid orders push out the
+// oldest; a lock certificate brings a task back.
+func (e *Engine) task(id TaskID) *task {
+	if t, ok := e.tasks[id]; ok {
+		return t
+	}
+	for len(e.unlocked) >= maxUnlocked {
+		oldest := e.unlocked[0]
+		e.unlocked = e.unlocked[1:]
+		if t, ok := e.tasks[oldest]; ok && !t.locked {
+			delete(e.tasks, oldest)
+			if t.order != nil {
+				delete(e.waiting, nonceOf(t.order.Statement))
+			}
+		}
+	}
+	e.unlocked = append(e.unlocked, id)
+	t := &task{
+		id: id, retry: retryFirst,
+		commits: map[AccountID]crypto.Hash{}, declined: map[AccountID]bool{}, early: map[AccountID]*AnswerMessage{},
+		answers: map[AccountID]AnswerID{}, scores: map[AnswerID]scored{},
+		scoreCommits: map[uint16]Signed[ScoreCommit]{}, contradicted: map[uint16]bool{}, earlyReveals: map[uint16]Opening{},
+		reveals: map[uint16]Opening{},
+	}
+	e.tasks[id] = t
+	return t
+}
+
+func nonceOf(o Order) nonce { return nonce{o.Payer, o.Nonce} }
+
+// Receive takes a message of another peer, or one that the host signed for this one.
+func (e *Engine) Receive(v Verified) {
+	switch m := v.message.(type) {
+	case *Bundle:
+		e.onBundle(v, m)
+		return
+	case *Receipt:
+		e.onReceipt(m)
+		return
+	}
+	if e.host.IsSettled(v.task) {
+		return
+	}
+	switch m := v.message.(type) {
+	case *OrderMessage:
+		e.onOrder(v.task, m)
+		return
+	case *LockCert:
+		if t := e.task(v.task); !t.locked {
+			e.open(t, m)
+		}
+		return
+	}
+	t, ok := e.tasks[v.task]
+	if !ok || !t.locked {
+		e.hold(v)
+		return
+	}
+	e.dispatch(t, v)
+}
+
+// dispatch handles what concerns a locked task.
+func (e *Engine) dispatch(t *task, v Verified) {
+	switch m := v.message.(type) {
+	case *Signed[AnswerCommit]:
+		e.onAnswerCommit(t, m.Statement)
+	case *AnswerMessage:
+		e.onAnswer(t, m)
+	case *Signed[Decline]:
+		e.onDecline(t, m.Statement)
+	case *Signed[ScoreCommit]:
+		e.onScoreCommit(t, *m)
+	case *SealCert:
+		e.onSealCert(t, m)
+	case *Signed[Reveal]:
+		e.onReveal(t, m)
+	case *Bundle:
+		e.castLeaves(t, m)
+	}
+}
+
+// hold keeps a message that overtook its task's lock, since gossip delivers it only once. The
+// oldest goes when there are too many.
+func (e *Engine) hold(v Verified) {
+	if len(e.held) >= maxHeld {
+		e.held = append(e.held[:0], e.held[1:]...)
+	}
+	e.held = append(e.held, v)
+}
+
+// release handles what was held for t, or of it the votes alone while t is not locked.
+func (e *Engine) release(t *task) {
+	var mine []Verified
+	rest := e.held[:0]
+	for _, v := range e.held {
+		if _, vote := v.message.(*Bundle); v.task == t.id && (vote || t.locked) {
+			mine = append(mine, v)
+		} else {
+			rest = append(rest, v)
+		}
+	}
+	clear(e.held[len(rest):])
+	e.held = rest
+	for _, v := range mine {
+		if e.tasks[t.id] != t {
+			return // settled meanwhile
+		}
+		e.dispatch(t, v)
+	}
+}
+
+// Timer tells that a timer set through the host has run down.
+func (e *Engine) Timer(tm Timer) {
+	t, ok := e.tasks[tm.Task]
+	if !ok {
+		return
+	}
+	switch tm.Kind {
+	case AnswerDeadline:
+		e.close(t)
+	case ScoreDeadline:
+		e.close(t)
+		e.commitScores(t)
+	case Retry:
+		e.resend(t)
+		t.retry = min(2*t.retry, retryMost)
+		e.host.SetTimer(Timer{t.id, Retry}, t.retry)
+	}
+}
+
+// resend sends what this validator said of an undecided task once more, in case it was lost.
+func (e *Engine) resend(t *task) {
+	if !t.locked && t.order != nil {
+		e.host.Send(Everyone, &OrderMessage{Order: *t.order})
+	}
+	if c, ok := t.scoreCommits[uint16(max(e.self, 0))]; ok {
+		e.host.Send(Everyone, &c)
+	}
+	if t.ownReveal != nil {
+		e.host.Send(Everyone, t.ownReveal)
+	}
+	for _, l := range e.sent[t.id] {
+		if decided := l.Stage == StageLock && t.locked || l.Stage == StageSeal && t.seal.decided; !decided {
+			e.host.Vote(l)
+		}
+	}
+	e.host.Send(Everyone, &Query{t.id})
+}
+
+// Query answers a validator that is behind with the certificates that are held of a task.
+// A settled task's receipt is the host's to find: Query reports true for it.
+func (e *Engine) Query(from int, id TaskID) (settled bool) {
+	if e.host.IsSettled(id) {
+		return true
+	}
+	if t, ok := e.tasks[id]; ok && t.locked {
+		e.host.Send(from, &LockCert{*t.order, t.lock})
+		if t.sealed != nil {
+			e.host.Send(from, t.sealed)
+		}
+	}
+	return false
+}
+
+// Orders and locks
+
+func (e *Engine) onOrder(id TaskID, m *OrderMessage) {
+	if t, ok := e.tasks[id]; ok && t.order != nil {
+		return
+	}
+	t := e.task(id)
+	t.order = &m.Order
+	e.host.Observe(Progress{Task: id, Step: Ordered, Order: &m.Order.Statement, Prompt: m.Prompt})
+	if e.self >= 0 {
+		e.voteLock(t)
+		e.host.SetTimer(Timer{id, Retry}, t.retry)
+	}
+	e.countLocks(t)
+	e.release(t)
+}
+
+// voteLock votes for an order's lock: once per (payer, nonce), if the order before it is the one that
+// this validator voted for or applied, and if the funds are there after all that it voted for (§4).
+func (e *Engine) voteLock(t *task) {
+	o := t.order.Statement
+	at := nonceOf(o)
+	if e.frozen[o.Payer] {
+		return
+	}
+	if other, ok := e.lockedOrVoted(at); ok && other != t.id {
+		e.frozen[o.Payer] = true
+		e.evidence(t.id, fmt.Sprintf("payer %s signed two orders with nonce %d: %s and %s", o.Payer.Short(), o.Nonce, other.Short(), t.id.Short()))
+		return
+	}
+	if o.Nonce > 0 {
+		before, ok := e.lockedOrVoted(nonce{o.Payer, o.Nonce - 1})
+		if !ok {
+			e.waiting[at] = t.id
+			return
+		}
+		if before != o.Previous {
+			return // not the chain that this validator follows
+		}
+	}
+	if _, again := e.voted[at]; !again {
+		if e.host.Account(o.Payer).Balance < int64(e.reserved[o.Payer]+o.Fee) {
+			e.waiting[at] = t.id
+			return
+		}
+		e.voted[at] = t.id
+		e.reserved[o.Payer] += o.Fee
+		e.host.Log(&OrderMessage{Order: *t.order})
+	}
+	e.vote(Leaf{LockVote, t.id, StageLock, 0, t.id})
+	e.retryLock(nonce{o.Payer, o.Nonce + 1})
+}
+
+func (e *Engine) lockedOrVoted(at nonce) (TaskID, bool) {
+	if id, ok := e.voted[at]; ok {
+		return id, true
+	}
+	return e.host.LockedAt(at.payer, at.n)
+}
+
+// retryLock looks again at an order that waited.
+func (e *Engine) retryLock(at nonce) {
+	id, ok := e.waiting[at]
+	if !ok {
+		return
+	}
+	delete(e.waiting, at)
+	if t, ok := e.tasks[id]; ok && !t.locked && t.order != nil {
+		e.voteLock(t)
+	}
+}
+
+// countLocks assembles the LockCert.
+func (e *Engine) countLocks(t *task) {
+	if t.locked || t.order == nil {
+		return
+	}
+	vote := Leaf{LockVote, t.id, StageLock, 0, t.id}
+	if cert, ok := t.locks.certificate(vote, e.genesis.Quorum()); ok {
+		l := &LockCert{*t.order, cert}
+		e.open(t, l)
+		e.host.Publish(l)
+	}
+}
+
+// open applies a LockCert. The task's local deadlines start here (§5).
+func (e *Engine) open(t *task, l *LockCert) {
+	o := l.Order.Statement
+	if err := e.host.Lock(l); err != nil {
+		e.evidence(t.id, err.Error())
+		return
+	}
+	t.locked, t.lock, t.order = true, l.Votes, &l.Order
+	at := nonceOf(o)
+	if e.voted[at] == t.id {
+		delete(e.voted, at)
+		e.reserved[o.Payer] -= o.Fee
+		if e.reserved[o.Payer] == 0 {
+			delete(e.reserved, o.Payer)
+		}
+	}
+	delete(e.waiting, at)
+	e.host.SetTimer(Timer{t.id, AnswerDeadline}, time.Duration(o.AnswerDeadline)*time.Millisecond)
+	e.host.SetTimer(Timer{t.id, ScoreDeadline}, time.Duration(o.ScoreDeadline)*time.Millisecond)
+	if e.self >= 0 {
+		e.host.SetTimer(Timer{t.id, Retry}, t.retry)
+	}
+	e.host.Observe(Progress{Task: t.id, Step: Locked, Order: &o})
+	if own, ok := e.openings[t.id]; ok {
+		t.scoring = true
+		e.host.CommitScores(own.commit, own.opening)
+	}
+	e.retryLock(nonce{o.Payer, o.Nonce + 1})
+	e.release(t)
+}
+
+// Answers
+
+func (e *Engine) onAnswerCommit(t *task, c AnswerCommit) {
+	if known, ok := t.commits[c.Worker]; ok {
+		if known != c.Commitment {
+			e.evidence(t.id, fmt.Sprintf("worker %s committed to two answers", c.Worker.Short()))
+		}
+		return
+	}
+	if t.closed || len(t.commits) >= int(t.order.Statement.MaxAnswers) {
+		return // late
+	}
+	t.commits[c.Worker] = c.Commitment
+	delete(t.declined, c.Worker)
+	e.host.Observe(Progress{Task: t.id, Step: Committed, Worker: c.Worker})
+	if m, ok := t.early[c.Worker]; ok {
+		delete(t.early, c.Worker)
+		e.onAnswer(t, m)
+	}
+	e.closeIfFull(t)
+}
+
+func (e *Engine) onDecline(t *task, d Decline) {
+	_, answers := t.commits[d.Worker]
+	if answers || t.closed || t.declined[d.Worker] || len(t.declined) >= MaxAnswers {
+		return
+	}
+	t.declined[d.Worker] = true
+	e.host.Observe(Progress{Task: t.id, Step: Declined, Worker: d.Worker, Reason: d.Reason})
+	e.closeIfFull(t)
+}
+
+// closeIfFull spares everybody the wait for the deadline once as many workers have spoken as the
+// order wants answers. Workers that decline can't end a task on their own.
+func (e *Engine) closeIfFull(t *task) {
+	if len(t.commits) > 0 && len(t.commits)+len(t.declined) >= int(t.order.Statement.MaxAnswers) {
+		e.close(t)
+	}
+}
+
+func (e *Engine) close(t *task) {
+	if t.closed || !t.locked {
+		return
+	}
+	t.closed = true
+	clear(t.early)
+	e.host.Observe(Progress{Task: t.id, Step: Closed})
+	e.commitScoresIfReady(t)
+}
+
+func (e *Engine) onAnswer(t *task, m *AnswerMessage) {
+	a := m.Answer.Statement
+	commitment, ok := t.commits[a.Worker]
+	if !ok {
+		if !t.closed && len(t.early) < MaxAnswers {
+			t.early[a.Worker] = m
+		}
+		return
+	}
+	if _, known := t.answers[a.Worker]; known || a.Commitment(e.domain) != commitment {
+		return
+	}
+	t.answers[a.Worker] = a.ID()
+	e.host.Observe(Progress{Task: t.id, Step: Answered, Worker: a.Worker, Answer: a.ID(), Text: m.Text})
+	if e.self >= 0 && !t.scoring {
+		e.host.Score(t.id, t.order.Statement, a.ID(), m.Text)
+	}
+}
+
+// Scores
+
+// Scored takes the judge's grade of an answer, or the news that it could not be graded here.
+func (e *Engine) Scored(id TaskID, a AnswerID, s Score, err error) {
+	if t, ok := e.tasks[id]; ok {
+		t.scores[a] = scored{s, err != nil}
+		e.commitScoresIfReady(t)
+	}
+}
+
+func (e *Engine) commitScoresIfReady(t *task) {
+	if !t.closed || len(t.answers) < len(t.commits) {
+		return
+	}
+	for _, a := range t.answers {
+		if _, ok := t.scores[a]; !ok {
+			return
+		}
+	}
+	e.commitScores(t)
+}
+
+// commitScores binds this member to the scores that it has.
+func (e *Engine) commitScores(t *task) {
+	if e.self < 0 || t.scoring || !t.locked {
+		return
+	}
+	t.scoring = true
+	var ids []AnswerID
+	for a, s := range t.scores {
+		if !s.failed {
+			ids = append(ids, a)
+		}
+	}
+	sortAnswerIDs(ids)
+	o := Opening{Salt: e.host.Salt()}
+	for _, a := range ids {
+		o.Scores = append(o.Scores, t.scores[a].score)
+	}
+	c := CommitScores(e.domain, t.id, uint16(e.self), ids, o)
+	e.openings[t.id] = logged{c, o}
+	e.host.CommitScores(c, o)
+}
+
+func (e *Engine) onScoreCommit(t *task, c Signed[ScoreCommit]) {
+	s := c.Statement
+	if t.contradicted[s.Member] {
+		return
+	}
+	if known, ok := t.scoreCommits[s.Member]; ok {
+		if known.Statement.Commitment != s.Commitment {
+			t.contradicted[s.Member] = true
+			delete(t.scoreCommits, s.Member)
+			e.evidence(t.id, fmt.Sprintf("validator %d committed to two sets of scores", s.Member))
+		}
+		return
+	}
+	t.scoreCommits[s.Member] = c
+	e.host.Observe(Progress{Task: t.id, Step: Scored, Member: int(s.Member)})
+	e.stepSeal(t)
+}
+
+func (e *Engine) onReveal(t *task, r *Signed[Reveal]) {
+	v := r.Statement
+	if t.sealed == nil {
+		if _, ok := t.earlyReveals[v.Member]; !ok {
+			t.earlyReveals[v.Member] = v.Opening
+		}
+		return
+	}
+	if int(v.Member) == e.self {
+		t.ownReveal = r
+	}
+	e.openReveal(t, v.Member, v.Opening)
+	e.stepSettle(t)
+}
+
+// openReveal takes a reveal that opens a sealed commitment (I12).
+func (e *Engine) openReveal(t *task, member uint16, o Opening) {
+	if _, ok := t.reveals[member]; ok {
+		return
+	}
+	for _, c := range t.sealed.Value {
+		if c.Statement.Member == member && o.Opens(e.domain, c.Statement) {
+			t.reveals[member] = o
+			e.host.Observe(Progress{Task: t.id, Step: Revealed, Member: int(member)})
+		}
+	}
+}
+
+// Votes and the end
+
+func (e *Engine) onBundle(v Verified, u *Bundle) {
+	h := u.Header.Statement
+	recent, hash := e.recent[h.Validator], h.Hash(e.domain)
+	if known, ok := recent[h.Seq]; ok && known != hash {
+		e.evidence(TaskID{}, fmt.Sprintf("validator %d signed two bundles with number %d", h.Validator, h.Seq))
+		return
+	}
+	recent[h.Seq] = hash
+	delete(recent, h.Seq-maxRecent)
+	seen := map[TaskID]bool{}
+	for _, l := range u.Leaves {
+		if seen[l.Task] || e.host.IsSettled(l.Task) {
+			continue
+		}
+		seen[l.Task] = true
+		if t, ok := e.tasks[l.Task]; ok {
+			e.castLeaves(t, u)
+		} else {
+			e.hold(Verified{u, l.Task})
+		}
+	}
+}
+
+// castLeaves counts the votes of a bundle that concern t.
+func (e *Engine) castLeaves(t *task, u *Bundle) {
+	for i, l := range u.Leaves {
+		if l.Task == t.id {
+			e.castLeaf(t, l, u, i)
+		}
+	}
+}
+
+func (e *Engine) onReceipt(r *Receipt) {
+	id := r.Task()
+	if e.host.IsSettled(id) {
+		return
+	}
+	if err := e.host.Settle(r); err != nil {
+		e.evidence(id, err.Error())
+		return
+	}
+	e.finish(r)
+}
+
+// finish forgets a task that has its outcome.
+func (e *Engine) finish(r *Receipt) {
+	id := r.Task()
+	o := r.Order.Statement
+	delete(e.tasks, id)
+	at := nonceOf(o)
+	if e.voted[at] == id {
+		delete(e.voted, at)
+		e.reserved[o.Payer] -= o.Fee
+	}
+	delete(e.openings, id)
+	delete(e.sent, id)
+	e.host.Observe(Progress{Task: id, Step: Settled, Receipt: r})
+	e.retryLock(nonce{o.Payer, o.Nonce + 1})
+	for _, c := range r.Outcome.Credits { // what was paid may cover an order that waited
+		e.retryLock(nonce{c.Account, e.host.Account(c.Account).Nonce})
+	}
+}
+
+func (e *Engine) evidence(id TaskID, reason string) {
+	e.host.Observe(Progress{Task: id, Step: Evidence, Reason: reason})
+}
+
+// ErrUnscorable is what a host gives to Engine.Scored for an answer whose text it could not get.
+var ErrUnscorable = errors.New("answer could not be scored")
