@@ -151,12 +151,12 @@ func (m *prepared) answer(ctx context.Context, o Options, req llm.Request, emit 
 		return nil, err
 	}
 	answer := &llm.Answer{Model: ModelName, PromptTokens: s.pos}
-	out := stream{emit: emit}
-	tokens, stop, err := s.write(ctx, most, newSampler(o.Temperature, o.TopP, o.Seed, req.Prompt), func(t int32) { out.write(m.tokens.bytes[t]) })
+	out := llm.TextStream{Emit: emit}
+	tokens, stop, err := s.write(ctx, most, newSampler(o.Temperature, o.TopP, o.Seed, req.Prompt), func(t int32) { out.Write(m.tokens.bytes[t]) })
 	if err != nil {
 		return nil, err
 	}
-	answer.Text, answer.AnswerTokens, answer.Stop = out.close(), tokens, stop
+	answer.Text, answer.AnswerTokens, answer.Stop = out.Text(), tokens, stop
 	if answer.Text == "" {
 		return nil, &llm.DeclineError{Reason: "the model had nothing to say"}
 	}
