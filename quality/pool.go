@@ -11,7 +11,7 @@ import (
 	"github.com/poqmesh/poq/crypto"
 )
 
-// ErrClosed is returned by [Pool.Score] for pairs that a closed [Pool] doesn't know.
+// ErrClosed is returned by [Pool.Score] for a pair that a closed [Pool] doesn't know.
 var ErrClosed = errors.New("the judge's pool is closed")
 
 // DefaultEntries is how many scores a [Pool] remembers by default: about 10 MB.
@@ -48,7 +48,7 @@ func keyOf(prompt, answer string) pairKey {
 // flight is a pair that is being scored. It has a context of its own, which ends when the last one who waits for it has left.
 type flight struct {
 	waiting int // under Pool.mu
-	cancel  context.CancelFunc
+	cancel  context.CancelCauseFunc
 	done    chan struct{} // closed when score and err are set
 	score   Score
 	err     error
@@ -116,11 +116,11 @@ func (p *Pool) join(key pairKey, prompt, answer string) (*flight, error) {
 	if p.closed {
 		return nil, ErrClosed
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	f := &flight{waiting: 1, cancel: cancel, done: make(chan struct{})}
 	p.flights[key] = f
 	p.running.Go(func() {
-		defer cancel()
+		defer cancel(nil)
 		f.score, f.err = p.compute(ctx, prompt, answer)
 		if f.err == nil {
 			p.scores.Add(key, f.score)
@@ -142,7 +142,7 @@ func (p *Pool) leave(key pairKey, f *flight) {
 	f.waiting--
 	if f.waiting == 0 && p.flights[key] == f {
 		delete(p.flights, key)
-		f.cancel()
+		f.cancel(context.Canceled)
 	}
 }
 
@@ -152,18 +152,19 @@ func (p *Pool) compute(ctx context.Context, prompt, answer string) (Score, error
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return 0, context.Cause(ctx)
 	}
 	return p.judge.Score(ctx, prompt, answer)
 }
 
-// Close refuses pairs the pool doesn't know and returns when none is being scored any more. It leaves the judge open.
+// Close refuses pairs the pool doesn't know, drops those that wait for their turn, and returns when none is being scored any more. It
+// leaves the judge open, and may be called more than once.
 func (p *Pool) Close() error {
 	p.mu.Lock()
 	p.closed = true
 	for key, f := range p.flights {
 		delete(p.flights, key)
-		f.cancel()
+		f.cancel(ErrClosed)
 	}
 	p.mu.Unlock()
 	p.running.Wait()

@@ -1,7 +1,7 @@
 package crossencoder
 
 import (
-	"embed"
+	_ "embed" // for the judge of the binary
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -9,10 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-
-	"github.com/gomlx/compute/shapes"
-	"github.com/knights-analytics/hugot/backends"
 
 	"github.com/poqmesh/poq/crypto"
 )
@@ -24,8 +20,15 @@ const (
 	configFile    = "config.json"
 )
 
-//go:embed model/model.onnx model/tokenizer.json model/config.json
-var embedded embed.FS
+// The judge of the binary. Nobody writes to these.
+var (
+	//go:embed model/model.onnx
+	builtinModel []byte
+	//go:embed model/tokenizer.json
+	builtinTokenizer []byte
+	//go:embed model/config.json
+	builtinConfig []byte
+)
 
 // files is the content of a judge's directory.
 type files struct {
@@ -35,45 +38,48 @@ type files struct {
 	config           config
 }
 
-// config is what is read of config.json.
+// config is what is read of config.json: the shape of the network.
 type config struct {
-	MaxPositionEmbeddings int `json:"max_position_embeddings"`
+	Layers     int     `json:"num_hidden_layers"`
+	Heads      int     `json:"num_attention_heads"`
+	Hidden     int     `json:"hidden_size"`
+	Positions  int     `json:"max_position_embeddings"`
+	Epsilon    float64 `json:"layer_norm_eps"`
+	Activation string  `json:"hidden_act"`
 }
 
-func (c config) check() error {
-	if c.MaxPositionEmbeddings < maxTokens {
-		return fmt.Errorf("max_position_embeddings is %d, want at least %d", c.MaxPositionEmbeddings, maxTokens)
+func parseConfig(content []byte) (c config, err error) {
+	if err := json.Unmarshal(content, &c); err != nil {
+		return c, err
 	}
-	return nil
+	switch {
+	case c.Layers < 1 || c.Heads < 1 || c.Hidden < 1 || c.Hidden%c.Heads != 0:
+		return c, fmt.Errorf("num_hidden_layers %d, num_attention_heads %d and hidden_size %d don't make a network", c.Layers, c.Heads, c.Hidden)
+	case c.Positions < maxTokens:
+		return c, fmt.Errorf("max_position_embeddings is %d, want at least %d", c.Positions, maxTokens)
+	case c.Activation != "gelu":
+		return c, fmt.Errorf("hidden_act is %q, want \"gelu\"", c.Activation)
+	}
+	return c, nil
 }
 
+// read gets the files from directory, or from the binary if that's empty.
 func read(directory string) (*files, error) {
-	f := &files{directory: directory}
-	var source fs.FS
-	if directory == "" {
-		sub, err := fs.Sub(embedded, "model")
-		if err != nil {
-			return nil, err
-		}
-		source = sub
-	} else {
-		source = os.DirFS(directory)
-	}
-	for _, file := range []struct {
-		name string
-		to   *[]byte
-	}{{modelFile, &f.model}, {tokenizerFile, &f.tokenizer}, {configFile, &f.rawConfig}} {
-		content, err := fs.ReadFile(source, file.name)
-		if err != nil {
-			var path *fs.PathError
-			if errors.As(err, &path) {
-				err = path.Err
+	f := &files{directory: directory, model: builtinModel, tokenizer: builtinTokenizer, rawConfig: builtinConfig}
+	if directory != "" {
+		for name, to := range map[string]*[]byte{modelFile: &f.model, tokenizerFile: &f.tokenizer, configFile: &f.rawConfig} {
+			content, err := os.ReadFile(filepath.Join(directory, name))
+			if err != nil {
+				if path, ok := errors.AsType[*fs.PathError](err); ok {
+					err = path.Err
+				}
+				return nil, f.broken(name, err)
 			}
-			return nil, f.broken(file.name, err)
+			*to = content
 		}
-		*file.to = content
 	}
-	if err := json.Unmarshal(f.rawConfig, &f.config); err != nil {
+	var err error
+	if f.config, err = parseConfig(f.rawConfig); err != nil {
 		return nil, f.broken(configFile, err)
 	}
 	return f, nil
@@ -97,20 +103,4 @@ func (f *files) id() crypto.Hash {
 		all = append(all, sum[:]...)
 	}
 	return crypto.Sum(all)
-}
-
-// describe turns GoMLX's description of a network's inputs or outputs into hugot's and checks the names.
-func describe(get func() ([]string, []shapes.Shape), want ...string) ([]backends.InputOutputInfo, error) {
-	names, dims := get()
-	if sorted, w := slices.Sorted(slices.Values(names)), slices.Sorted(slices.Values(want)); !slices.Equal(sorted, w) {
-		return nil, fmt.Errorf("it has %v where a cross-encoder has %v", sorted, w)
-	}
-	infos := make([]backends.InputOutputInfo, len(names))
-	for i, name := range names {
-		infos[i].Name = name
-		for _, d := range dims[i].Dimensions {
-			infos[i].Dimensions = append(infos[i].Dimensions, int64(d))
-		}
-	}
-	return infos, nil
 }

@@ -37,11 +37,23 @@ func goldens(t testing.TB) []golden {
 	}
 }
 
-func TestScoresMatchTheReference(t *testing.T) {
-	j, err := New(t.Context(), "")
+// open loads the built-in judge and closes it at the end of the test.
+func open(tb testing.TB) *Judge {
+	tb.Helper()
+	j, err := New(tb.Context(), "")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
+	tb.Cleanup(func() {
+		if err := j.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return j
+}
+
+func TestScoresMatchTheReference(t *testing.T) {
+	j := open(t)
 	worst := 0
 	for i, g := range goldens(t) {
 		p, _ := j.tokenizer.prepare(g.Prompt, g.Answer)
