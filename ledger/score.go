@@ -170,3 +170,14 @@ func (s SealValue) check(g *Genesis, task TaskID) error {
 	}
 	return nil
 }
+
+// EncodeOpening returns the bytes in which a validator logs a commitment with its secret.
+func EncodeOpening(c ScoreCommit, o Opening) []byte { return o.append(c.append(nil)) }
+
+// DecodeOpening reads what [EncodeOpening] wrote.
+func DecodeOpening(data []byte) (c ScoreCommit, o Opening, err error) {
+	r := crypto.NewReader(data)
+	c.read(r)
+	o.read(r)
+	return c, o, r.End()
+}

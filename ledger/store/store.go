@@ -1,0 +1,661 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+
+	"github.com/poqmesh/poq/crypto"
+	"github.com/poqmesh/poq/ledger"
+)
+
+// Errors a caller may branch on.
+var (
+	ErrNotFound  = errors.New("not found")
+	ErrAmbiguous = errors.New("ambiguous")
+	ErrInUse     = errors.New("in use by another process")
+	ErrGenesis   = errors.New("ledger of another genesis")
+	ErrClosed    = errors.New("ledger is closed")
+)
+
+// Bounds of a group that is written at once (protocol §8).
+const (
+	maxGroup      = 256
+	maxGroupBytes = 1 << 20 // a Badger transaction holds 15% of a memtable
+	maxPending    = 4096
+)
+
+// BlobTTL is how long prompts and answers are kept.
+const BlobTTL = 7 * 24 * time.Hour
+
+// Store is a ledger in Badger. It is safe for concurrent use.
+type Store struct {
+	db      *badger.DB
+	genesis *ledger.Genesis
+
+	mu      sync.RWMutex
+	state   *ledger.State
+	seq     uint64
+	pending []write
+	changed *sync.Cond // on mu: pending, written, closing or failed changed
+	queued  uint64     // writes ever queued
+	written uint64     // of these, durable
+	closing bool
+	failed  error
+
+	done chan struct{}
+	fail chan struct{}
+}
+
+// write is what one certificate or blob changes: nil values delete.
+type write struct {
+	entries []*badger.Entry
+	size    int
+}
+
+func (w *write) set(k, v []byte) { w.entry(badger.NewEntry(k, v)) }
+func (w *write) entry(e *badger.Entry) {
+	w.entries = append(w.entries, e)
+	w.size += len(e.Key) + len(e.Value)
+}
+
+// Open opens the ledger in a directory and makes it if there is none. Only one process can have it
+// open: another one gets ErrInUse. The genesis must be the one that the ledger began with.
+func Open(dir string, g *ledger.Genesis) (*Store, error) {
+	if err := g.Validate(); err != nil {
+		return nil, err
+	}
+	s, err := open(dir, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.begin(g); err != nil {
+		return nil, errors.Join(err, s.db.Close())
+	}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("loading the ledger in %s: %w", dir, err), s.db.Close())
+	}
+	go s.apply()
+	return s, nil
+}
+
+// OpenReadOnly opens an existing ledger for reading; nothing in the directory is changed. While a
+// process has the ledger open for writing it returns ErrInUse.
+func OpenReadOnly(dir string) (*Store, error) {
+	if _, err := os.Stat(filepath.Join(dir, "MANIFEST")); err != nil {
+		return nil, fmt.Errorf("no ledger in %s: %w", dir, ErrNotFound)
+	}
+	s, err := open(dir, true)
+	if err != nil {
+		return nil, err
+	}
+	s.closing = true // nothing can be applied
+	close(s.done)
+	err = s.db.View(func(txn *badger.Txn) error {
+		_, err := s.readGenesis(txn)
+		return err
+	})
+	if err == nil {
+		err = s.load()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("loading the ledger in %s: %w", dir, err), s.db.Close())
+	}
+	return s, nil
+}
+
+func open(dir string, readOnly bool) (*Store, error) {
+	o := badger.DefaultOptions(dir).
+		WithReadOnly(readOnly).
+		WithSyncWrites(true).
+		WithDetectConflicts(false). // there is one writer
+		WithLogger(nil).
+		WithMetricsEnabled(false).
+		// A ledger is small: these keep thirty of them in one process, at a few MB of memory each.
+		WithMemTableSize(8 << 20).WithNumMemtables(2).WithValueLogFileSize(16 << 20).
+		WithBlockCacheSize(0).WithIndexCacheSize(0).WithCompression(options.None).
+		WithNumCompactors(2).WithNumLevelZeroTables(4).WithNumLevelZeroTablesStall(8)
+	db, err := badger.Open(o)
+	switch {
+	case err != nil && strings.Contains(err.Error(), "Cannot acquire directory lock"):
+		return nil, fmt.Errorf("ledger in %s: %w", dir, ErrInUse)
+	case err != nil:
+		return nil, fmt.Errorf("opening the ledger in %s: %w", dir, err)
+	}
+	s := &Store{db: db, done: make(chan struct{}), fail: make(chan struct{})}
+	s.changed = sync.NewCond(&s.mu)
+	return s, nil
+}
+
+// begin writes the genesis into a new store, or compares it with that of an old one.
+func (s *Store) begin(g *ledger.Genesis) error {
+	return s.db.Update(func(txn *badger.Txn) error {
+		old, err := s.readGenesis(txn)
+		if err == nil {
+			if old.Chain() != g.Chain() {
+				return fmt.Errorf("%w: it began with network %q (chain %s), this is %q (chain %s); use another directory",
+					ErrGenesis, old.Network, old.Chain().Short(), g.Network, g.Chain().Short())
+			}
+			return nil
+		}
+		if !errors.Is(err, badger.ErrKeyNotFound) {
+			return err
+		}
+		data, err := json.Marshal(g)
+		if err != nil {
+			return fmt.Errorf("encoding the genesis: %w", err)
+		}
+		s.genesis = g
+		var w write
+		w.set(keySchema, binary.BigEndian.AppendUint32(nil, schema))
+		w.set(keyGenesis, data)
+		for _, a := range g.Accounts {
+			w.set(accountKey(a.ID), encodeAccount(ledger.Account{Balance: int64(a.Balance)}))
+		}
+		return set(txn, w)
+	})
+}
+
+func (s *Store) readGenesis(txn *badger.Txn) (*ledger.Genesis, error) {
+	version, err := value(txn, keySchema)
+	if err != nil {
+		return nil, err
+	}
+	if len(version) != 4 || binary.BigEndian.Uint32(version) > schema {
+		return nil, fmt.Errorf("the ledger has schema %x, this program knows up to %d: use a newer poq", version, schema)
+	}
+	data, err := value(txn, keyGenesis)
+	if err != nil {
+		return nil, err
+	}
+	s.genesis = new(ledger.Genesis)
+	if err := json.Unmarshal(data, s.genesis); err != nil {
+		return nil, fmt.Errorf("stored genesis: %w", err)
+	}
+	return s.genesis, s.genesis.Validate()
+}
+
+// load fills the state from disk.
+func (s *Store) load() error {
+	s.state = ledger.EmptyState(s.genesis)
+	return s.db.View(func(txn *badger.Txn) error {
+		for e, err := range scan(txn, prefixAccount) {
+			if err != nil {
+				return err
+			}
+			a, err := decodeAccount(e.value)
+			if err != nil || len(e.key) != 32 {
+				return fmt.Errorf("account %x: %w", e.key, errors.Join(err, crypto.ErrEncoding))
+			}
+			s.state.RestoreAccount(ledger.AccountID(e.key), a)
+		}
+		for e, err := range scan(txn, prefixNonce) {
+			if err != nil {
+				return err
+			}
+			if len(e.key) != 40 || len(e.value) != 32 {
+				return fmt.Errorf("nonce %x: %w", e.key, crypto.ErrEncoding)
+			}
+			s.state.RestoreNonce(ledger.AccountID(e.key[:32]), binary.BigEndian.Uint64(e.key[32:]), ledger.TaskID(e.value))
+		}
+		for l, err := range openLocks(txn) {
+			if err != nil {
+				return err
+			}
+			o := l.Order.Statement
+			s.state.RestoreEscrow(l.Votes.Vote.Task, ledger.Escrow{Payer: o.Payer, Fee: o.Fee})
+		}
+		for e, err := range scan(txn, prefixTask) {
+			if err != nil {
+				return err
+			}
+			if len(e.key) != 32 || len(e.value) != 40 {
+				return fmt.Errorf("task %x: %w", e.key, crypto.ErrEncoding)
+			}
+			s.state.RestoreSettled(ledger.TaskID(e.key), crypto.Hash(e.value[:32]))
+			s.seq = max(s.seq, binary.BigEndian.Uint64(e.value[32:])+1)
+		}
+		return s.state.Check()
+	})
+}
+
+// Close writes what is pending and closes the ledger. It may be called twice.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	s.closing = true
+	s.changed.Broadcast()
+	s.mu.Unlock()
+	<-s.done
+	err := s.db.Close()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return errors.Join(s.failed, err)
+}
+
+// Failed is closed when a write failed, for instance because the disk is full. From then on nothing
+// can be applied: the process must stop. Err tells why.
+func (s *Store) Failed() <-chan struct{} { return s.fail }
+
+// Err returns why the store failed, nil if it did not.
+func (s *Store) Err() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.failed
+}
+
+// Genesis returns the ledger's genesis, which must not be changed.
+func (s *Store) Genesis() *ledger.Genesis { return s.genesis }
+
+// Applying
+
+// Lock applies a LockCert that was verified. It implements [ledger.Ledger].
+func (s *Store) Lock(l *ledger.LockCert) error {
+	return s.change(func(w *write) error {
+		task, o := l.Votes.Vote.Task, l.Order.Statement
+		applied, err := s.state.Lock(task, o)
+		if err != nil || !applied {
+			return err
+		}
+		w.set(openKey(task), l.Encode())
+		w.set(nonceKey(o.Payer, o.Nonce), task[:])
+		w.set(accountKey(o.Payer), encodeAccount(s.state.Account(o.Payer)))
+		return nil
+	})
+}
+
+// Settle applies a receipt that was verified. It implements [ledger.Ledger].
+func (s *Store) Settle(r *ledger.Receipt) error {
+	return s.change(func(w *write) error {
+		task, o, outcome := r.Task(), r.Order.Statement, r.Settle.Vote.Value
+		applied, err := s.state.Settle(task, o, r.Outcome, outcome)
+		if err != nil || !applied {
+			return err
+		}
+		w.set(openKey(task), nil)
+		w.set(nonceKey(o.Payer, o.Nonce), task[:])
+		w.set(receiptKey(task), r.Encode())
+		w.set(taskKey(task), append(outcome[:], u64(s.seq)...))
+		w.set(seqKey(s.seq), append(task[:], u64(uint64(time.Now().UnixMilli()))...))
+		w.set(accountKey(o.Payer), encodeAccount(s.state.Account(o.Payer)))
+		for _, c := range r.Outcome.Credits {
+			if c.Account != o.Payer {
+				w.set(accountKey(c.Account), encodeAccount(s.state.Account(c.Account)))
+			}
+		}
+		s.seq++
+		return nil
+	})
+}
+
+// PutBlob keeps a prompt or an answer for BlobTTL.
+func (s *Store) PutBlob(data []byte) error {
+	h := crypto.Sum(data)
+	return s.change(func(w *write) error {
+		w.entry(badger.NewEntry(blobKey(h), data).WithTTL(BlobTTL))
+		return nil
+	})
+}
+
+// PutOwn keeps an order of this peer, to be sent again after a restart, and waits until it is
+// durable: a payer that forgot an order would sign another one with its nonce.
+func (s *Store) PutOwn(nonce uint64, m *ledger.OrderMessage) error {
+	_, data := ledger.Encode(m)
+	err := s.change(func(w *write) error {
+		w.set(ownKey(nonce), data)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.Flush()
+}
+
+// DeleteOwn forgets an own order that is settled.
+func (s *Store) DeleteOwn(nonce uint64) error {
+	return s.change(func(w *write) error {
+		w.set(ownKey(nonce), nil)
+		return nil
+	})
+}
+
+// change runs f, which changes the state and notes what to write, and queues the write.
+func (s *Store) change(f func(w *write) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.pending) >= maxPending && s.failed == nil && !s.closing {
+		s.changed.Wait()
+	}
+	if s.failed != nil {
+		return fmt.Errorf("the ledger's disk failed: %w", s.failed)
+	}
+	if s.closing {
+		return ErrClosed
+	}
+	var w write
+	if err := f(&w); err != nil {
+		return err
+	}
+	if len(w.entries) > 0 {
+		s.pending = append(s.pending, w)
+		s.queued++
+		s.changed.Broadcast()
+	}
+	return nil
+}
+
+// apply is the applier: the one goroutine that writes.
+func (s *Store) apply() {
+	defer close(s.done)
+	for {
+		s.mu.Lock()
+		for len(s.pending) == 0 && !s.closing {
+			s.changed.Wait()
+		}
+		n, size := 0, 0
+		for n < len(s.pending) && n < maxGroup && (n == 0 || size+s.pending[n].size <= maxGroupBytes) {
+			size += s.pending[n].size
+			n++
+		}
+		group := s.pending[:n:n]
+		s.pending = s.pending[n:]
+		err := s.state.Check() // I6; I7 and I8 were asserted when the state changed
+		s.mu.Unlock()
+		if n == 0 {
+			return // closing, and all is written
+		}
+		if err == nil {
+			err = s.db.Update(func(txn *badger.Txn) error { return set(txn, group...) })
+		}
+		s.mu.Lock()
+		if err != nil {
+			s.failed, s.pending = err, nil
+			close(s.fail)
+		} else {
+			s.written += uint64(n)
+		}
+		s.changed.Broadcast()
+		s.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func set(txn *badger.Txn, group ...write) error {
+	for _, w := range group {
+		for _, e := range w.entries {
+			var err error
+			if e.Value == nil {
+				err = txn.Delete(e.Key)
+			} else {
+				err = txn.SetEntry(e)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Flush waits until everything applied before the call is durable.
+func (s *Store) Flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for target := s.queued; s.written < target && s.failed == nil; {
+		s.changed.Wait()
+	}
+	return s.failed
+}
+
+// Reading
+
+// Account returns an account. It implements [ledger.Ledger].
+func (s *Store) Account(id ledger.AccountID) ledger.Account {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.state.Account(id)
+}
+
+// LockedAt implements [ledger.Ledger].
+func (s *Store) LockedAt(payer ledger.AccountID, nonce uint64) (ledger.TaskID, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.state.LockedAt(payer, nonce)
+}
+
+// IsSettled implements [ledger.Ledger].
+func (s *Store) IsSettled(task ledger.TaskID) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, ok := s.state.Settled(task)
+	return ok
+}
+
+// AccountEntry is an account with its id.
+type AccountEntry struct {
+	ID ledger.AccountID
+	ledger.Account
+}
+
+// Summary is the ledger at one moment.
+type Summary struct {
+	Accounts []AccountEntry // ascending by id; what is burned stands under the zero id
+	Tasks    int            // settled
+	Open     int            // tasks whose fee is in escrow
+	Escrow   ledger.Amount
+}
+
+// Summary returns all accounts and sums, taken at one moment.
+func (s *Store) Summary() Summary {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	sum := Summary{Tasks: s.state.Tasks()}
+	sum.Open, sum.Escrow = s.state.Escrowed()
+	for _, id := range s.state.Accounts() {
+		sum.Accounts = append(sum.Accounts, AccountEntry{id, s.state.Account(id)})
+	}
+	return sum
+}
+
+// Receipt returns the receipt of a settled task, or ErrNotFound. A receipt is there a few
+// milliseconds after its task settled: Flush waits for it.
+func (s *Store) Receipt(task ledger.TaskID) (r *ledger.Receipt, err error) {
+	err = s.get(receiptKey(task), func(data []byte) (err error) {
+		r, err = ledger.DecodeReceipt(data)
+		return err
+	})
+	return r, err
+}
+
+// Blob returns a prompt or an answer, or ErrNotFound when it is unknown or expired.
+func (s *Store) Blob(h crypto.Hash) (data []byte, err error) {
+	err = s.get(blobKey(h), func(d []byte) error {
+		data = d
+		return nil
+	})
+	return data, err
+}
+
+func (s *Store) get(k []byte, f func(data []byte) error) error {
+	return s.db.View(func(txn *badger.Txn) error {
+		data, err := value(txn, k)
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return ErrNotFound
+		}
+		if err != nil {
+			return err
+		}
+		return f(data)
+	})
+}
+
+// OpenLocks returns the lock certificates of the tasks that are not settled.
+func (s *Store) OpenLocks() (locks []*ledger.LockCert, err error) {
+	err = s.db.View(func(txn *badger.Txn) error {
+		for l, err := range openLocks(txn) {
+			if err != nil {
+				return err
+			}
+			locks = append(locks, l)
+		}
+		return nil
+	})
+	return locks, err
+}
+
+// OwnOrders returns the orders of this peer that may not be settled, by nonce.
+func (s *Store) OwnOrders() (orders []*ledger.OrderMessage, err error) {
+	err = s.db.View(func(txn *badger.Txn) error {
+		for e, err := range scan(txn, prefixOwn) {
+			if err != nil {
+				return err
+			}
+			m, err := ledger.Decode(ledger.TopicOrder, e.value)
+			if err != nil {
+				return fmt.Errorf("own order %x: %w", e.key, err)
+			}
+			orders = append(orders, m.(*ledger.OrderMessage))
+		}
+		return nil
+	})
+	return orders, err
+}
+
+// TaskEntry is a settled task in the order in which it was settled here.
+type TaskEntry struct {
+	Task    ledger.TaskID
+	Settled time.Time // by this peer's clock
+}
+
+// Tasks returns the last n settled tasks, newest first.
+func (s *Store) Tasks(n int) (tasks []TaskEntry, err error) {
+	err = s.db.View(func(txn *badger.Txn) error {
+		o := badger.DefaultIteratorOptions
+		o.Reverse, o.Prefix = true, []byte{prefixSeq}
+		it := txn.NewIterator(o)
+		defer it.Close()
+		for it.Seek([]byte{prefixSeq + 1}); it.Valid() && len(tasks) < n; it.Next() {
+			v, err := it.Item().ValueCopy(nil)
+			if err != nil {
+				return err
+			}
+			if len(v) != 40 {
+				return fmt.Errorf("task list: %w", crypto.ErrEncoding)
+			}
+			tasks = append(tasks, TaskEntry{ledger.TaskID(v[:32]), time.UnixMilli(int64(binary.BigEndian.Uint64(v[32:])))})
+		}
+		return nil
+	})
+	return tasks, err
+}
+
+// Resolve finds the task, settled or open, whose id begins with hex digits. It returns ErrNotFound
+// or ErrAmbiguous.
+func (s *Store) Resolve(prefix string) (task ledger.TaskID, err error) {
+	prefix = strings.ToLower(prefix)
+	whole, odd := prefix, len(prefix)%2 == 1
+	if odd {
+		whole = prefix[:len(prefix)-1]
+	}
+	start, err := hex.DecodeString(whole)
+	if err != nil || len(prefix) > 64 || prefix == "" {
+		return task, fmt.Errorf("%q is no task id: want up to 64 hex digits", prefix)
+	}
+	var found []ledger.TaskID
+	err = s.db.View(func(txn *badger.Txn) error {
+		for _, p := range []byte{prefixTask, prefixOpen} {
+			for e, err := range scan(txn, p, start...) {
+				if err != nil {
+					return err
+				}
+				id := ledger.TaskID(append(bytes.Clone(start), e.key...))
+				if strings.HasPrefix(id.String(), prefix) {
+					found = append(found, id)
+				}
+				if len(found) > 1 {
+					return fmt.Errorf("%w: more than one task begins with %s, among them %s and %s", ErrAmbiguous, prefix, found[0].Short(), found[1].Short())
+				}
+			}
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return task, err
+	case len(found) == 0:
+		return task, fmt.Errorf("task %s: %w", prefix, ErrNotFound)
+	}
+	return found[0], nil
+}
+
+type item struct{ key, value []byte } // key without what was scanned for
+
+// scan iterates over the keys that begin with a prefix, in ascending order.
+func scan(txn *badger.Txn, prefix byte, more ...byte) iter.Seq2[item, error] {
+	return func(yield func(item, error) bool) {
+		start := key(prefix, more)
+		o := badger.DefaultIteratorOptions
+		o.Prefix = start
+		it := txn.NewIterator(o)
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			k := it.Item().KeyCopy(nil)
+			v, err := it.Item().ValueCopy(nil)
+			if !yield(item{k[len(start):], v}, err) {
+				return
+			}
+		}
+	}
+}
+
+func openLocks(txn *badger.Txn) iter.Seq2[*ledger.LockCert, error] {
+	return func(yield func(*ledger.LockCert, error) bool) {
+		for e, err := range scan(txn, prefixOpen) {
+			var l *ledger.LockCert
+			if err == nil {
+				l, err = ledger.DecodeLock(e.value)
+			}
+			if !yield(l, err) {
+				return
+			}
+		}
+	}
+}
+
+func receipts(txn *badger.Txn) iter.Seq2[*ledger.Receipt, error] {
+	return func(yield func(*ledger.Receipt, error) bool) {
+		for e, err := range scan(txn, prefixReceipt) {
+			var r *ledger.Receipt
+			if err == nil {
+				r, err = ledger.DecodeReceipt(e.value)
+			}
+			if err == nil && !bytes.Equal(e.key, r.Settle.Vote.Task[:]) {
+				err = fmt.Errorf("receipt of task %s is stored as that of %x", r.Task().Short(), e.key)
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
+
+func value(txn *badger.Txn, k []byte) ([]byte, error) {
+	i, err := txn.Get(k)
+	if err != nil {
+		return nil, err
+	}
+	return i.ValueCopy(nil)
+}

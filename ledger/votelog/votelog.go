@@ -1,0 +1,187 @@
+package votelog
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+
+	"github.com/poqmesh/poq/ledger"
+)
+
+type recordType byte
+
+const (
+	recordMessage recordType = iota + 1
+	recordBundle
+	recordOpening
+)
+
+const headerSize = 9
+
+// maxRecord bounds a record's payload.
+const maxRecord = ledger.MaxMessage
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// ErrCorrupt is wrapped when a record before the last one is damaged. The validator must not sign:
+// votes may be missing.
+var ErrCorrupt = errors.New("vote log is damaged; this validator must not sign with it: restart it with a new consensus key, in a later epoch")
+
+// Log is an open vote log. It is not safe for concurrent use.
+type Log struct {
+	file   *os.File
+	buf    []byte // appended, not yet synced
+	failed error
+}
+
+// Replayer takes back what was logged, in the order in which it was. *ledger.Engine has the methods.
+type Replayer struct {
+	Message func(ledger.Message) // *ledger.OrderMessage, *ledger.SealCert
+	Bundle  func(*ledger.Bundle)
+	Opening func(ledger.ScoreCommit, ledger.Opening)
+}
+
+// Open opens the log in a file, makes it if there is none, and replays it. A torn last record, which
+// a crash leaves, is cut off: it was never synced, so nothing of it was sent.
+func Open(path string, r Replayer) (*Log, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the vote log: %w", err)
+	}
+	l := &Log{file: f}
+	if err := l.replay(r); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
+	}
+	return l, nil
+}
+
+func (l *Log) replay(r Replayer) error {
+	in := bufio.NewReaderSize(l.file, 1<<16)
+	end := int64(0)
+	for {
+		typ, payload, err := readRecord(in)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errChecksum) && atEnd(in) {
+			break // torn
+		}
+		if err != nil {
+			return fmt.Errorf("at byte %d: %w: %w", end, ErrCorrupt, err)
+		}
+		if err := deliver(r, typ, payload); err != nil {
+			return fmt.Errorf("at byte %d: %w: %w", end, ErrCorrupt, err)
+		}
+		end += headerSize + int64(len(payload))
+	}
+	if err := l.file.Truncate(end); err != nil {
+		return fmt.Errorf("cutting a torn record off the vote log: %w", err)
+	}
+	if _, err := l.file.Seek(end, io.SeekStart); err != nil {
+		return fmt.Errorf("vote log: %w", err)
+	}
+	return nil
+}
+
+var (
+	errChecksum = errors.New("checksum does not match")
+	errLength   = errors.New("impossible length")
+)
+
+// readRecord reads one record; io.EOF means that there is none, io.ErrUnexpectedEOF that it is cut.
+func readRecord(in io.Reader) (recordType, []byte, error) {
+	var h [headerSize]byte
+	if _, err := io.ReadFull(in, h[:]); err != nil {
+		return 0, nil, err
+	}
+	n := binary.BigEndian.Uint32(h[:])
+	if n > maxRecord {
+		return 0, nil, errLength
+	}
+	payload := make([]byte, n)
+	if _, err := io.ReadFull(in, payload); err != nil {
+		return 0, nil, io.ErrUnexpectedEOF
+	}
+	if crc(h[8], payload) != binary.BigEndian.Uint32(h[4:]) {
+		return 0, nil, errChecksum
+	}
+	return recordType(h[8]), payload, nil
+}
+
+func atEnd(in *bufio.Reader) bool {
+	_, err := in.Peek(1)
+	return err != nil
+}
+
+func crc(typ byte, payload []byte) uint32 {
+	return crc32.Update(crc32.Checksum([]byte{typ}, castagnoli), castagnoli, payload)
+}
+
+func deliver(r Replayer, typ recordType, payload []byte) error {
+	switch typ {
+	case recordMessage, recordBundle:
+		m, err := ledger.Decode(ledger.TopicVotes, payload)
+		if err != nil {
+			return err
+		}
+		if u, ok := m.(*ledger.Bundle); ok {
+			r.Bundle(u)
+		} else {
+			r.Message(m)
+		}
+	case recordOpening:
+		c, o, err := ledger.DecodeOpening(payload)
+		if err != nil {
+			return err
+		}
+		r.Opening(c, o)
+	default:
+		return fmt.Errorf("record of unknown type %d", typ)
+	}
+	return nil
+}
+
+func (l *Log) append(typ recordType, payload []byte) {
+	l.buf = binary.BigEndian.AppendUint32(l.buf, uint32(len(payload)))
+	l.buf = binary.BigEndian.AppendUint32(l.buf, crc(byte(typ), payload))
+	l.buf = append(append(l.buf, byte(typ)), payload...)
+}
+
+// Message appends what the next vote refers to.
+func (l *Log) Message(m ledger.Message) {
+	_, data := ledger.Encode(m)
+	l.append(recordMessage, data)
+}
+
+// Bundle appends a signed bundle.
+func (l *Log) Bundle(u *ledger.Bundle) {
+	_, data := ledger.Encode(u)
+	l.append(recordBundle, data)
+}
+
+// Opening appends a score commitment with its secret.
+func (l *Log) Opening(c ledger.ScoreCommit, o ledger.Opening) {
+	l.append(recordOpening, ledger.EncodeOpening(c, o))
+}
+
+// Sync makes everything appended durable. Only when it returned nil may what was appended be sent.
+// After an error the log refuses everything: the process must stop.
+func (l *Log) Sync() error {
+	if l.failed != nil || len(l.buf) == 0 {
+		return l.failed
+	}
+	if _, err := l.file.Write(l.buf); err != nil {
+		l.failed = fmt.Errorf("appending to the vote log: %w", err)
+	} else if err := datasync(l.file); err != nil {
+		l.failed = fmt.Errorf("syncing the vote log: %w", err)
+	}
+	l.buf = l.buf[:0]
+	return l.failed
+}
+
+// Close syncs and closes the log.
+func (l *Log) Close() error { return errors.Join(l.Sync(), l.file.Close()) }
