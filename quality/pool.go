@@ -154,7 +154,11 @@ func (p *Pool) compute(ctx context.Context, prompt, answer string) (Score, error
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
 	}
-	return p.judge.Score(ctx, prompt, answer)
+	score, err := p.judge.Score(ctx, prompt, answer)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return score, err
 }
 
 // Close refuses pairs the pool doesn't know, drops those that wait for their turn, and returns when none is being scored any more. It
