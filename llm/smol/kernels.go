@@ -10,6 +10,9 @@ type kernels struct {
 	// dotQ4 multiplies a group of eight rows of a q4Matrix with one row of activations.
 	dotQ4 func(y *[8]float32, w q4Group, x actRow)
 
+	// dotQ4Pair does it for two rows of activations, and unpacks the weights once.
+	dotQ4Pair func(y0, y1 *[8]float32, w q4Group, x0, x1 actRow)
+
 	// dotQ8 does the same for a q8Matrix.
 	dotQ8 func(y *[8]float32, w q8Group, x actRow)
 
@@ -20,19 +23,20 @@ type kernels struct {
 	axpy func(y []float32, s float32, x []float32)
 }
 
-var plain = kernels{name: "plain", dotQ4: dotQ4, dotQ8: dotQ8, dot: dot, axpy: axpy}
+var plain = kernels{name: "plain", dotQ4: dotQ4, dotQ4Pair: dotQ4Pair, dotQ8: dotQ8, dot: dot, axpy: axpy}
 
 func dotQ4(y *[8]float32, w q4Group, x actRow) {
 	var acc, offset [8]float32
 	for b := range len(x.scale) / lanes {
 		words := (*[q4Words]uint32)(w.q[b*q4Words:])
-		acts := (*[actBlock]int16)(x.q[b*actBlock:])
+		acts := (*[actWords]uint32)(x.q[b*actWords:])
 		var sum [8]int32
 		for j := range 4 {
-			four := (*[4 * pairLanes]int16)(acts[j*4*pairLanes:])
-			a0, a1, b0, b1 := int32(four[0]), int32(four[1]), int32(four[16]), int32(four[17])
-			c0, c1, d0, d1 := int32(four[32]), int32(four[33]), int32(four[48]), int32(four[49])
-			for r, v := range (*[8]uint32)(words[j*8:]) {
+			a0, a1 := unpack(acts[(4*j)*lanes])
+			b0, b1 := unpack(acts[(4*j+1)*lanes])
+			c0, c1 := unpack(acts[(4*j+2)*lanes])
+			d0, d1 := unpack(acts[(4*j+3)*lanes])
+			for r, v := range (*[8]uint32)(words[j*lanes:]) {
 				sum[r] += int32(v&15)*a0 + int32(v>>16&15)*a1 + int32(v>>4&15)*b0 + int32(v>>20&15)*b1 +
 					int32(v>>8&15)*c0 + int32(v>>24&15)*c1 + int32(v>>12&15)*d0 + int32(v>>28)*d1
 			}
@@ -49,15 +53,22 @@ func dotQ4(y *[8]float32, w q4Group, x actRow) {
 	}
 }
 
+func dotQ4Pair(y0, y1 *[8]float32, w q4Group, x0, x1 actRow) {
+	dotQ4(y0, w, x0)
+	dotQ4(y1, w, x1)
+}
+
+func unpack(pair uint32) (int32, int32) { return int32(int16(pair)), int32(pair) >> 16 }
+
 func dotQ8(y *[8]float32, w q8Group, x actRow) {
 	var acc [8]float32
 	for b := range len(x.scale) / lanes {
 		weights := (*[q8Block]int8)(w.q[b*q8Block:])
-		acts := (*[actBlock]int16)(x.q[b*actBlock:])
+		acts := (*[actWords]uint32)(x.q[b*actWords:])
 		var sum [8]int32
-		for j := 0; j < actBlock; j += pairLanes {
-			x0, x1 := int32(acts[j]), int32(acts[j+1])
-			pair := (*[pairLanes]int8)(weights[j:])
+		for j := range blockSize / 2 {
+			x0, x1 := unpack(acts[j*lanes])
+			pair := (*[2 * lanes]int8)(weights[j*2*lanes:])
 			for r := range 8 {
 				sum[r] += int32(pair[2*r])*x0 + int32(pair[2*r+1])*x1
 			}

@@ -14,8 +14,7 @@ import (
 const (
 	blockSize = 32                    // columns that share a scale
 	lanes     = 8                     // rows in a group
-	pairLanes = 2 * lanes             // a pair of columns, for the rows of a group
-	actBlock  = blockSize * lanes     // activations of a block, each pair repeated for the rows of a group
+	actWords  = blockSize / 2 * lanes // activations of a block, a pair in a word, each repeated for the rows of a group
 	q8Block   = blockSize * lanes     // weights of a block in a group, a byte each
 	q4Words   = blockSize * lanes / 8 // the same, eight nibbles a word
 	q4Bytes   = 2 + 2 + blockSize/2   // a Q4_1 block in GGUF: scale and minimum as float16, then nibbles
@@ -99,7 +98,7 @@ func newQ8Matrix(cols int, t []byte) q8Matrix {
 		at, lane := i/perRow/lanes*perRow+i%perRow, i/perRow%lanes
 		w.scale[at*lanes+lane] = half2float(block)
 		for j, c := range block[2:] {
-			w.q[at*q8Block+j/2*pairLanes+lane*2+j%2] = int8(c)
+			w.q[(at*blockSize/2+j/2)*2*lanes+lane*2+j%2] = int8(c)
 		}
 	}
 	return w
@@ -122,31 +121,31 @@ func (w *q8Matrix) row(y []float32, row int) {
 	g, lane := w.group(row/lanes), row%lanes
 	for i := range y {
 		b, j := i/blockSize, i%blockSize
-		y[i] = float32(g.q[b*q8Block+j/2*pairLanes+lane*2+j%2]) * g.scale[b*lanes+lane]
+		y[i] = float32(g.q[(b*blockSize/2+j/2)*2*lanes+lane*2+j%2]) * g.scale[b*lanes+lane]
 	}
 }
 
-// activations are rows of floats as 15-bit integers with a scale for each block of 32, repeated for eight lanes.
+// activations are rows of floats as 15-bit integers with a scale for each block of 32, all repeated for eight lanes.
 type activations struct {
 	rows, cols int
-	q          []int16
+	q          []uint32  // two neighbouring columns in a word, the first one in its lower half
 	scale, sum []float32 // sum is that of the block's floats as quantised, which a q4Matrix multiplies with low
 }
 
 type actRow struct {
-	q          []int16
+	q          []uint32
 	scale, sum []float32
 }
 
 // newActivations makes room for rows times cols.
 func newActivations(rows, cols int) *activations {
-	n := rows * cols
-	return &activations{q: make([]int16, n*lanes), scale: make([]float32, n/blockSize*lanes), sum: make([]float32, n/blockSize*lanes)}
+	n := rows * cols / blockSize
+	return &activations{q: make([]uint32, n*actWords), scale: make([]float32, n*lanes), sum: make([]float32, n*lanes)}
 }
 
-func (a *activations) row(s int) actRow {
+func (a *activations) row(i int) actRow {
 	n := a.cols / blockSize
-	return actRow{a.q[s*n*actBlock : (s+1)*n*actBlock], a.scale[s*n*lanes : (s+1)*n*lanes], a.sum[s*n*lanes : (s+1)*n*lanes]}
+	return actRow{a.q[i*n*actWords : (i+1)*n*actWords], a.scale[i*n*lanes : (i+1)*n*lanes], a.sum[i*n*lanes : (i+1)*n*lanes]}
 }
 
 // set quantises x, which has rows of cols floats.
@@ -158,24 +157,15 @@ func (a *activations) set(x []float32, cols int) {
 		for _, v := range block {
 			peak = max(peak, v, -v)
 		}
-		scale := peak / actLevels
-		inverse, sum := 1/scale, 0
-		q := (*[actBlock]int16)(a.q[b*actBlock:])
-		for j, v := range block {
-			v *= inverse
-			if v < 0 {
-				v -= 0.5
-			} else {
-				v += 0.5
-			}
-			n := int16(v)
-			q[j/2*pairLanes+j%2] = n
-			sum += int(n)
-		}
-		for j := 0; j < actBlock; j += pairLanes {
-			pair := q[j : j+pairLanes]
-			for r := 2; r < pairLanes; r += 2 {
-				pair[r], pair[r+1] = pair[0], pair[1]
+		scale, sum := peak/actLevels, int32(0)
+		inverse := 1 / scale
+		q := (*[actWords]uint32)(a.q[b*actWords:])
+		for j := range blockSize / 2 {
+			first, second := round(block[2*j]*inverse), round(block[2*j+1]*inverse)
+			sum += first + second
+			word := uint32(uint16(first)) | uint32(second)<<16
+			for r := range lanes {
+				q[j*lanes+r] = word
 			}
 		}
 		for r := range lanes {
@@ -184,13 +174,25 @@ func (a *activations) set(x []float32, cols int) {
 	}
 }
 
+// round gives the nearest integer, and of two the one further from zero.
+func round(v float32) int32 {
+	if v < 0 {
+		return int32(v - 0.5)
+	}
+	return int32(v + 0.5)
+}
+
 // mulQ4 sets y to the product of each row of x with w, transposed.
 func mulQ4(k *kernels, threads int, y []float32, w *q4Matrix, x *activations) {
 	parallel(threads, w.rows/lanes, mulGrain, func(from, to int) {
 		for g := from; g < to; g++ {
-			group := w.group(g)
-			for s := range x.rows {
-				k.dotQ4((*[8]float32)(y[s*w.rows+g*lanes:]), group, x.row(s))
+			group, y := w.group(g), y[g*lanes:]
+			i := 0
+			for ; i+1 < x.rows; i += 2 {
+				k.dotQ4Pair((*[8]float32)(y[i*w.rows:]), (*[8]float32)(y[(i+1)*w.rows:]), group, x.row(i), x.row(i+1))
+			}
+			if i < x.rows {
+				k.dotQ4((*[8]float32)(y[i*w.rows:]), group, x.row(i))
 			}
 		}
 	})

@@ -49,10 +49,7 @@ func load(data []byte) (*model, error) {
 	if arch := file.Architecture(); arch != "llama" {
 		return nil, fmt.Errorf("architecture is %q, want \"llama\"", arch)
 	}
-	r := &reader{file: file, left: int64(len(data))}
-	if off := file.DataOffset(); off > 0 && off <= int64(len(data)) {
-		r.tensors = data[off:]
-	}
+	r := newReader(file, data)
 
 	m := &model{
 		dim:     r.integer("llama.embedding_length", blockSize, 1<<14),
@@ -98,8 +95,10 @@ func load(data []byte) (*model, error) {
 			return nil, r.err
 		}
 	}
-	m.norm = r.floats("output_norm.weight", m.dim)
-	return m, r.err
+	if m.norm = r.floats("output_norm.weight", m.dim); r.err != nil {
+		return nil, r.err
+	}
+	return m, nil
 }
 
 // readHeader parses metadata and the list of tensors. The library reads only from a path, so the header takes the way over a
@@ -120,9 +119,23 @@ func readHeader(data []byte) (*gguf.File, error) {
 // reader takes checked values and tensors out of a GGUF file, and remembers the first thing that was wrong.
 type reader struct {
 	file    *gguf.File
-	tensors []byte
-	left    int64 // bytes that tensors may still take: overlapping ones can't make a small file fill the memory
+	tensors map[string]gguf.TensorInfo
+	bytes   []byte // of the tensors
+	left    int64  // bytes that tensors may still take: overlapping ones can't make a small file fill the memory
 	err     error
+}
+
+func newReader(file *gguf.File, data []byte) *reader {
+	r := &reader{file: file, tensors: make(map[string]gguf.TensorInfo, len(file.TensorInfos)), left: int64(len(data))}
+	// The library's own look-up by name gives the wrong tensor if the file does not list them by offset: it sorts the list behind
+	// the back of its index (go-huggingface v0.4.1).
+	for _, info := range file.TensorInfos {
+		r.tensors[info.Name] = info
+	}
+	if off := file.DataOffset(); off > 0 && off <= int64(len(data)) {
+		r.bytes = data[off:]
+	}
+	return r
 }
 
 func (r *reader) fail(format string, args ...any) {
@@ -153,7 +166,7 @@ func (r *reader) number(key string, low, high float64) float64 {
 // tensor is the data of a matrix that must have just this type and shape, in whole blocks and groups.
 // It is nil if that is not so.
 func (r *reader) tensor(name string, typ gguf.TensorType, cols, rows int) []byte {
-	info, ok := r.file.GetTensorInfo(name)
+	info, ok := r.tensors[name]
 	switch {
 	case r.err != nil:
 		return nil
@@ -174,7 +187,7 @@ func (r *reader) tensor(name string, typ gguf.TensorType, cols, rows int) []byte
 }
 
 func (r *reader) floats(name string, n int) []float32 {
-	info, ok := r.file.GetTensorInfo(name)
+	info, ok := r.tensors[name]
 	if !ok || info.Type != gguf.TensorTypeF32 || len(info.Shape) != 1 || info.Shape[0] != uint64(n) {
 		r.fail("tensor %s is missing or not %d numbers of type F32", name, n)
 		return nil
@@ -188,7 +201,7 @@ func (r *reader) floats(name string, n int) []float32 {
 }
 
 func (r *reader) data(info gguf.TensorInfo) []byte {
-	n, have := uint64(info.NumBytes()), uint64(len(r.tensors))
+	n, have := uint64(info.NumBytes()), uint64(len(r.bytes))
 	if r.err == nil && (info.Offset > have || n > have-info.Offset) {
 		r.fail("tensor %s lies beyond the end of the file", info.Name)
 	}
@@ -198,5 +211,5 @@ func (r *reader) data(info gguf.TensorInfo) []byte {
 	if r.err != nil {
 		return nil
 	}
-	return r.tensors[info.Offset:][:n]
+	return r.bytes[info.Offset:][:n]
 }

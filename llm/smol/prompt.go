@@ -10,8 +10,9 @@ const (
 	tokenEnd   = "<|im_end|>"
 )
 
-// system is what the model is told before every prompt. The model was trained with this sentence, and answers worse with others.
-const system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+// system is what the model is told before every prompt. Of ten sentences tried on questions of fact and on passages, with greedy
+// answers, this one gave the most right ones. The sentence the model was trained with makes it ramble.
+const system = "You are a helpful assistant. Give a short and correct answer."
 
 // beforePrompt is what every conversation begins with.
 func (t *tokenizer) beforePrompt() []int32 {

@@ -1,0 +1,5 @@
+//go:build race
+
+package smol
+
+const raceDetector = true
