@@ -101,3 +101,18 @@ func ParsePEM(data []byte) (PrivateKey, error) {
 	}
 	return PrivateKey{ed25519.PrivateKey(std)}, nil
 }
+
+// Bytes returns the 64 bytes of k: the seed and the public key. It is a secret.
+func (k PrivateKey) Bytes() []byte { return bytes.Clone(k.key) }
+
+// KeyFromBytes reads what [PrivateKey.Bytes] returned.
+func KeyFromBytes(b []byte) (PrivateKey, error) {
+	if len(b) != ed25519.PrivateKeySize {
+		return PrivateKey{}, fmt.Errorf("private key of %d bytes, want %d", len(b), ed25519.PrivateKeySize)
+	}
+	k := PrivateKey{ed25519.NewKeyFromSeed(b[:ed25519.SeedSize])}
+	if !bytes.Equal(k.key, b) {
+		return PrivateKey{}, errors.New("private key does not belong to its public key")
+	}
+	return k, nil
+}

@@ -444,6 +444,15 @@ func (s *Store) IsSettled(task ledger.TaskID) bool {
 	return ok
 }
 
+// IsLocked reports whether a task's fee is in escrow or was paid out.
+func (s *Store) IsLocked(task ledger.TaskID) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, open := s.state.Escrow(task)
+	_, settled := s.state.Settled(task)
+	return open || settled
+}
+
 // AccountEntry is an account with its id.
 type AccountEntry struct {
 	ID ledger.AccountID

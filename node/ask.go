@@ -1,0 +1,218 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/poqmesh/poq/crypto"
+	"github.com/poqmesh/poq/ledger"
+)
+
+// Errors of a bad request: nothing was ordered.
+var (
+	ErrEmptyPrompt = errors.New("the prompt is empty")
+	ErrBadOption   = errors.New("option out of range")
+)
+
+// PromptSizeError says that a prompt is too long.
+type PromptSizeError struct{ Size, Limit int }
+
+// Error names both sizes.
+func (e *PromptSizeError) Error() string {
+	return fmt.Sprintf("the prompt has %d bytes, the limit is %d: shorten it", e.Size, e.Limit)
+}
+
+// FundsError says that a fee is more than the account can spend.
+type FundsError struct {
+	Fee       ledger.Amount
+	Available int64 // balance less the fees of own orders that are not locked yet
+}
+
+// Error names fee and balance.
+func (e *FundsError) Error() string {
+	return fmt.Sprintf("a fee of %d µ-credits is above the available balance of %d: lower the fee", e.Fee, e.Available)
+}
+
+// Defaults of AskOptions.
+const (
+	DefaultFee           = ledger.Credit
+	DefaultMaxAnswers    = 3
+	DefaultAnswerTimeout = 30 * time.Second
+	DefaultScoreTimeout  = 60 * time.Second
+)
+
+// AskOptions are the terms of an order. Zero values stand for the defaults.
+type AskOptions struct {
+	Fee           ledger.Amount
+	MaxAnswers    int           // 1..16
+	AnswerTimeout time.Duration // from the lock until commitments to answers close
+	ScoreTimeout  time.Duration // from the lock until the panel commits to what it has scored
+	Split         uint32        // of the genesis; the first one by default
+	OnEvent       func(Event)   // called for every step, in order, from Ask's goroutine
+}
+
+// settleGrace is how much longer than the score deadline Ask waits for the outcome.
+const settleGrace = 30 * time.Second
+
+// Ask orders answers to a prompt and waits for the settlement. If ctx ends or nothing is decided in
+// time, the order stays in force: the error is a *PendingError, and the ledger shows later how it
+// ended.
+func (n *Node) Ask(ctx context.Context, prompt string, o AskOptions) (*Settlement, error) {
+	m, err := n.newOrder(prompt, o)
+	if err != nil {
+		return nil, err
+	}
+	order := m.Order.Statement
+	task := ledger.OrderID(n.domain, order)
+	events, stop := n.loop.watch(task)
+	defer stop()
+	n.loop.gossip(m)
+	return n.await(ctx, task, order, events, o.OnEvent)
+}
+
+// PendingError says that an order was given but its outcome is not known yet.
+type PendingError struct {
+	Task ledger.TaskID
+	Err  error
+}
+
+// Error names the task.
+func (e *PendingError) Error() string {
+	return fmt.Sprintf("task %s is not settled yet (%v): look later with poq ledger task %s", e.Task.Short(), e.Err, e.Task.Short())
+}
+
+// Unwrap returns the cause.
+func (e *PendingError) Unwrap() error { return e.Err }
+
+var errUndecided = errors.New("the validators have not decided in time")
+
+func (n *Node) await(ctx context.Context, task ledger.TaskID, o ledger.Order, events <-chan Event, on func(Event)) (*Settlement, error) {
+	late := time.NewTimer(time.Duration(o.ScoreDeadline)*time.Millisecond + settleGrace)
+	defer late.Stop()
+	begin := time.Now()
+	var seen []Event
+	for {
+		select {
+		case e := <-events:
+			seen = append(seen, e)
+			if on != nil {
+				on(e)
+			}
+			if e.Step == ledger.Settled {
+				return n.settlement(ctx, e.Receipt, timeline(begin, seen))
+			}
+		case <-late.C:
+			return nil, &PendingError{task, errUndecided}
+		case <-ctx.Done():
+			return nil, &PendingError{task, ctx.Err()}
+		case <-n.ctx.Done():
+			return nil, &PendingError{task, errors.Join(errors.New("the node stopped"), n.Err())}
+		}
+	}
+}
+
+// newOrder checks and signs an order, and keeps it before anybody sees it: a payer that forgot one
+// would sign another with its nonce and freeze its own account.
+func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, error) {
+	switch {
+	case strings.TrimSpace(prompt) == "":
+		return nil, ErrEmptyPrompt
+	case len(prompt) > ledger.MaxPrompt:
+		return nil, &PromptSizeError{len(prompt), ledger.MaxPrompt}
+	}
+	if o.Fee == 0 {
+		o.Fee = max(DefaultFee, n.genesis.MinFee)
+	}
+	if o.MaxAnswers == 0 {
+		o.MaxAnswers = DefaultMaxAnswers
+	}
+	if o.AnswerTimeout == 0 {
+		o.AnswerTimeout = DefaultAnswerTimeout
+	}
+	if o.ScoreTimeout == 0 {
+		o.ScoreTimeout = max(DefaultScoreTimeout, 2*o.AnswerTimeout)
+	}
+	if o.Split == 0 {
+		o.Split = n.genesis.Splits[0].ID
+	}
+	_, split := n.genesis.Split(o.Split)
+	switch {
+	case !split:
+		return nil, fmt.Errorf("%w: the network has no split %d", ErrBadOption, o.Split)
+	case o.MaxAnswers < 1 || o.MaxAnswers > ledger.MaxAnswers:
+		return nil, fmt.Errorf("%w: %d answers, want 1 to %d", ErrBadOption, o.MaxAnswers, ledger.MaxAnswers)
+	case o.Fee < n.genesis.MinFee:
+		return nil, fmt.Errorf("%w: a fee of %d µ-credits, the network takes %d or more", ErrBadOption, o.Fee, n.genesis.MinFee)
+	case o.AnswerTimeout < ledger.MinDeadline || o.AnswerTimeout > o.ScoreTimeout || o.ScoreTimeout > ledger.MaxDeadline:
+		return nil, fmt.Errorf("%w: deadlines of %v and %v, want %v to %v in this order", ErrBadOption, o.AnswerTimeout, o.ScoreTimeout, ledger.MinDeadline, ledger.MaxDeadline)
+	}
+	n.askMu.Lock()
+	defer n.askMu.Unlock()
+	account := n.store.Account(n.Account())
+	if account.Nonce >= n.ownNext {
+		n.ownNext, n.ownLast = account.Nonce, account.Last
+	}
+	if available := account.Balance - n.unlockedFees(); int64(min(o.Fee, 1<<62)) > available {
+		return nil, &FundsError{o.Fee, available}
+	}
+	order := ledger.Order{
+		Payer: n.Account(), Nonce: n.ownNext, Previous: n.ownLast, Fee: o.Fee, Split: o.Split,
+		Prompt: crypto.Sum([]byte(prompt)), Judge: n.genesis.Judge, MaxAnswers: uint8(o.MaxAnswers),
+		AnswerDeadline: uint32(o.AnswerTimeout.Milliseconds()), ScoreDeadline: uint32(o.ScoreTimeout.Milliseconds()),
+	}
+	m := &ledger.OrderMessage{Order: ledger.Sign(n.domain, n.identity.Account, order)}
+	if len(prompt) <= ledger.MaxInline {
+		m.Prompt = []byte(prompt)
+	}
+	n.content.keep([]byte(prompt))
+	if err := n.store.PutOwn(order.Nonce, m); err != nil {
+		return nil, fmt.Errorf("keeping the order: %w", err)
+	}
+	task := ledger.OrderID(n.domain, order)
+	n.ownNext, n.ownLast = order.Nonce+1, task
+	n.ownFees[task] = o.Fee
+	return m, nil
+}
+
+// unlockedFees sums up own orders whose fee is not in escrow yet, and forgets the others.
+func (n *Node) unlockedFees() (sum int64) {
+	for task, fee := range n.ownFees {
+		if n.store.IsLocked(task) {
+			delete(n.ownFees, task)
+		} else {
+			sum += int64(fee)
+		}
+	}
+	return sum
+}
+
+// resumeOwn publishes own orders again that were given before the node last ended.
+func (n *Node) resumeOwn() error {
+	orders, err := n.store.OwnOrders()
+	if err != nil {
+		return fmt.Errorf("reading own orders: %w", err)
+	}
+	n.askMu.Lock()
+	defer n.askMu.Unlock()
+	for _, m := range orders {
+		o := m.Order.Statement
+		task := ledger.OrderID(n.domain, o)
+		if n.store.IsSettled(task) {
+			if err := n.store.DeleteOwn(o.Nonce); err != nil {
+				return err
+			}
+			continue
+		}
+		n.ownNext, n.ownLast = o.Nonce+1, task
+		n.ownFees[task] = o.Fee
+		n.tasks.Go(func() {
+			if n.topics[ledger.TopicOrder].WaitForPeers(n.ctx, 1) == nil { // gossip to nobody is lost
+				n.loop.gossip(m)
+			}
+		})
+	}
+	return nil
+}

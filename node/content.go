@@ -1,0 +1,104 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/poqmesh/poq/crypto"
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/p2p"
+)
+
+// content finds prompts and answers by their hash: in memory, in the store, or at a peer.
+type content struct {
+	node   *Node
+	recent *lru.Cache[crypto.Hash, []byte]
+}
+
+// recentTexts bounds the texts in memory: at most 32 MB if all are as long as a prompt may be.
+const recentTexts = 128
+
+func newContent(n *Node) *content {
+	c, err := lru.New[crypto.Hash, []byte](recentTexts)
+	if err != nil {
+		panic(err) // the size is positive
+	}
+	return &content{n, c}
+}
+
+// hold keeps a text in memory.
+func (c *content) hold(text []byte) {
+	if len(text) > 0 {
+		c.recent.Add(crypto.Sum(text), text)
+	}
+}
+
+// keep keeps a text of a paid task on disk as well, as long as the store keeps texts.
+func (c *content) keep(text []byte) {
+	if len(text) == 0 {
+		return
+	}
+	c.hold(text)
+	if err := c.node.store.PutBlob(text); err != nil {
+		c.node.log.Warn("text not stored", "error", err)
+	}
+}
+
+// local returns a text that this node has, or store.ErrNotFound.
+func (c *content) local(h crypto.Hash) ([]byte, error) {
+	if text, ok := c.recent.Get(h); ok {
+		return text, nil
+	}
+	return c.node.store.Blob(h)
+}
+
+// get returns a text of at most most bytes, from a peer if need be: from hint first if it is set.
+func (c *content) get(ctx context.Context, h crypto.Hash, most int, hint peer.ID) ([]byte, error) {
+	text, err := c.local(h)
+	if err == nil {
+		return text, nil
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	peers := c.node.host.Peers()
+	if i := slices.Index(peers, hint); i > 0 {
+		peers[0], peers[i] = peers[i], peers[0]
+	}
+	errs := []error{fmt.Errorf("no peer has the text %s", h.Short())}
+	for _, p := range peers {
+		text, err := c.node.host.Request(ctx, p, protocolContent, h[:], most)
+		if err == nil && crypto.Sum(text) != h {
+			err = errors.New("it sent another text")
+		}
+		if err == nil {
+			c.keep(text)
+			return text, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if !errors.Is(err, p2p.ErrNotFound) {
+			errs = append(errs, fmt.Errorf("peer %s: %w", p, err))
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// serve answers a peer that asks for a text.
+func (c *content) serve(_ context.Context, _ peer.ID, request []byte) ([]byte, error) {
+	if len(request) != crypto.HashSize {
+		return nil, p2p.ErrBadRequest
+	}
+	text, err := c.local(crypto.Hash(request))
+	if errors.Is(err, store.ErrNotFound) || len(text) > ledger.MaxPrompt {
+		return nil, p2p.ErrNotFound
+	}
+	return text, err
+}

@@ -1,0 +1,143 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/p2p"
+)
+
+func topics() []ledger.Topic {
+	return []ledger.Topic{ledger.TopicOrder, ledger.TopicAnswer, ledger.TopicScore, ledger.TopicCert}
+}
+
+func topicNames() (names []string) {
+	for _, t := range topics() {
+		names = append(names, string(t))
+	}
+	return names
+}
+
+// Names of the direct protocols.
+const (
+	protocolVotes   = "votes"
+	protocolContent = "content"
+)
+
+// join enters the topics and serves the direct protocols.
+func (n *Node) join() error {
+	n.topics = map[ledger.Topic]*p2p.Topic{}
+	for _, topic := range topics() {
+		t, err := p2p.Join(n.host, p2p.TopicConfig[ledger.Verified]{
+			Name: string(topic), MaxSize: ledger.MaxMessage,
+			Validate: func(_ context.Context, from peer.ID, data []byte) (ledger.Verified, error) {
+				return n.validate(topic, from, data)
+			},
+			Handle: func(from peer.ID, v ledger.Verified) { n.loop.receive(from, v) },
+		})
+		if err != nil {
+			return err
+		}
+		n.topics[topic] = t
+	}
+	var err error
+	n.links, err = p2p.NewLinks(n.host, p2p.LinkConfig[ledger.Verified]{
+		Name: protocolVotes, MaxFrame: ledger.MaxMessage,
+		Allow: func(p peer.ID) bool { return n.self >= 0 && n.genesis.ValidatorByPeer(p.String()) >= 0 },
+		Validate: func(_ context.Context, from peer.ID, frame []byte) (ledger.Verified, error) {
+			return n.validate(ledger.TopicVotes, from, frame)
+		},
+		Handle: func(from peer.ID, v ledger.Verified) { n.loop.receive(from, v) },
+	})
+	if err != nil {
+		return err
+	}
+	return n.host.Serve(p2p.ServeConfig{Name: protocolContent, MaxRequest: 32, Handle: n.content.serve})
+}
+
+// committee returns the peer ids of the other validators.
+func (n *Node) committee() (peers []peer.ID) {
+	for i, v := range n.genesis.Validators {
+		if p, err := peer.Decode(v.Peer); err == nil && i != n.self {
+			peers = append(peers, p)
+		}
+	}
+	return peers
+}
+
+// errKnown: a peer may pass on what is settled here already; nobody is to blame.
+var errKnown = errors.New("the certificate is known")
+
+// validate checks a message of a peer, the cheap things first. It runs in p2p's goroutines and looks at
+// nothing that changes but at which certificates are known.
+func (n *Node) validate(topic ledger.Topic, from peer.ID, data []byte) (ledger.Verified, error) {
+	m, err := ledger.Decode(topic, data)
+	if err != nil {
+		return ledger.Verified{}, fmt.Errorf("%w: %w", p2p.ErrReject, err)
+	}
+	if from != n.host.ID() && n.loop.known.certificate(m) {
+		return ledger.Verified{}, errKnown
+	}
+	v, err := n.verifier.Verify(m)
+	if err != nil {
+		return v, verdict(err)
+	}
+	return v, nil
+}
+
+// verdict is the one place that says which failures are the sender's fault: all that the verifier
+// finds, since it looks at nothing but the bytes. Anything else is not.
+func verdict(err error) error {
+	for _, fault := range []error{ledger.ErrMalformed, ledger.ErrSignature, ledger.ErrNoQuorum, ledger.ErrOutcome} {
+		if errors.Is(err, fault) {
+			return fmt.Errorf("%w: %w", p2p.ErrReject, err)
+		}
+	}
+	return err
+}
+
+// known remembers how far the latest tasks have come, so that a certificate is not verified once more
+// for every validator that publishes it. It is safe for concurrent use.
+type known struct {
+	steps *lru.Cache[ledger.TaskID, ledger.Step]
+}
+
+// knownTasks is how many tasks are remembered.
+const knownTasks = 8192
+
+func newKnown() known {
+	c, err := lru.New[ledger.TaskID, ledger.Step](knownTasks)
+	if err != nil {
+		panic(err) // the size is positive
+	}
+	return known{c}
+}
+
+func (k known) observe(p ledger.Progress) {
+	switch p.Step {
+	case ledger.Locked, ledger.Sealed, ledger.Settled:
+		k.steps.Add(p.Task, p.Step)
+	}
+}
+
+func (k known) certificate(m ledger.Message) bool {
+	switch m := m.(type) {
+	case *ledger.LockCert:
+		return k.reached(m.Votes.Vote.Task, ledger.Locked)
+	case *ledger.SealCert:
+		return k.reached(m.Votes.Vote.Task, ledger.Sealed)
+	case *ledger.Receipt:
+		return k.reached(m.Task(), ledger.Settled)
+	}
+	return false
+}
+
+func (k known) reached(task ledger.TaskID, step ledger.Step) bool {
+	s, ok := k.steps.Get(task)
+	return ok && s >= step
+}

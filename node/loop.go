@@ -1,0 +1,358 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/poqmesh/poq/crypto"
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/ledger/votelog"
+)
+
+// loop owns the engine: one goroutine gives it events one after another and then carries out what it
+// decided. It is the engine's ledger.Host.
+type loop struct {
+	node   *Node
+	engine *ledger.Engine
+	events chan func(*ledger.Engine)
+	known  known
+
+	log      *votelog.Log // nil on a node that is no validator
+	seq      uint64       // of the next bundle
+	previous crypto.Hash
+
+	// what the engine decided since the last flush
+	leaves   []ledger.Leaf
+	logged   []func(*votelog.Log) // what to log before the bundle
+	outgoing []func()             // what to do once the log is synced
+
+	watchMu  sync.Mutex
+	watchers map[ledger.TaskID][]chan Event
+
+	publish chan ledger.Message
+}
+
+const (
+	eventQueue   = 1024
+	eventBatch   = 256 // events handled before votes leave: the bundle of a busy validator
+	publishQueue = 1024
+	watchBuffer  = 1024 // more than the steps of a task
+)
+
+func newLoop(n *Node) (*loop, error) {
+	l := &loop{
+		node: n, known: newKnown(), watchers: map[ledger.TaskID][]chan Event{},
+		events: make(chan func(*ledger.Engine), eventQueue), publish: make(chan ledger.Message, publishQueue),
+	}
+	l.engine = ledger.NewEngine(n.genesis, n.self, l)
+	if n.self < 0 {
+		return l, nil
+	}
+	var err error
+	l.log, err = votelog.Open(filepath.Join(n.cfg.dir, "votes.log"), votelog.Replayer{
+		Message: func(m ledger.Message) {
+			if o, ok := m.(*ledger.OrderMessage); ok {
+				l.engine.RestoreOrder(o.Order.Statement)
+			}
+		},
+		Bundle: func(u *ledger.Bundle) {
+			h := u.Header.Statement
+			l.seq, l.previous = h.Seq+1, h.Hash(n.domain)
+			for _, leaf := range u.Leaves {
+				l.engine.RestoreVote(leaf)
+			}
+		},
+		Opening: l.engine.RestoreOpening,
+	})
+	return l, err
+}
+
+func (l *loop) close() error {
+	if l.log == nil {
+		return nil
+	}
+	return l.log.Close()
+}
+
+// do has the loop run f on the engine. It gives up when the node closes.
+func (l *loop) do(f func(*ledger.Engine)) {
+	select {
+	case l.events <- f:
+	case <-l.node.ctx.Done():
+	}
+}
+
+// receive hands a verified message to the engine.
+func (l *loop) receive(from peer.ID, v ledger.Verified) {
+	q, ok := v.Message().(*ledger.Query)
+	if !ok {
+		l.do(func(e *ledger.Engine) { e.Receive(v) })
+		return
+	}
+	if validator := l.node.genesis.ValidatorByPeer(from.String()); validator >= 0 {
+		l.do(func(e *ledger.Engine) {
+			if e.Query(validator, q.Task) {
+				l.outgoing = append(l.outgoing, func() { l.sendReceipt(validator, q.Task) })
+			}
+		})
+	}
+}
+
+func (l *loop) sendReceipt(to int, task ledger.TaskID) {
+	r, err := l.node.store.Receipt(task)
+	if err == nil {
+		l.send(to, r)
+	} else if !errors.Is(err, store.ErrNotFound) { // it may just not be on disk yet: the peer asks again
+		l.node.log.Warn("receipt not read", "task", task.Short(), "error", err)
+	}
+}
+
+func (l *loop) run() {
+	l.node.tasks.Go(l.runPublisher)
+	for {
+		select {
+		case <-l.node.ctx.Done():
+			return
+		case f := <-l.events:
+			f(l.engine)
+		}
+		for range eventBatch {
+			select {
+			case f := <-l.events:
+				f(l.engine)
+				continue
+			default:
+			}
+			break
+		}
+		if err := l.flush(); err != nil {
+			l.node.fail(err)
+			return
+		}
+	}
+}
+
+// flush carries out what the engine decided: first it logs and syncs what the validator is about to
+// sign, and only then does anything leave (I5). Own bundles go back to the engine, which may decide
+// more.
+func (l *loop) flush() error {
+	for len(l.leaves) > 0 || len(l.logged) > 0 || len(l.outgoing) > 0 {
+		leaves, logged, outgoing := l.leaves, l.logged, l.outgoing
+		l.leaves, l.logged, l.outgoing = nil, nil, nil
+		var bundles []*ledger.Bundle
+		for part := range slices.Chunk(leaves, ledger.MaxBundleLeaves) {
+			u := ledger.NewBundle(uint16(l.node.self), l.seq, l.previous, part)
+			u.Sign(l.node.domain, l.node.identity.Consensus)
+			l.seq, l.previous = l.seq+1, u.Header.Statement.Hash(l.node.domain)
+			bundles = append(bundles, &u)
+			logged = append(logged, func(v *votelog.Log) { v.Bundle(&u) })
+		}
+		if l.log != nil {
+			for _, f := range logged {
+				f(l.log)
+			}
+			if err := l.log.Sync(); err != nil {
+				return err
+			}
+		}
+		for _, u := range bundles {
+			l.send(ledger.Everyone, u)
+		}
+		for _, f := range outgoing {
+			f()
+		}
+		for _, u := range bundles {
+			v, err := l.node.verifier.Verify(u)
+			if err != nil {
+				return fmt.Errorf("own bundle: %w", err)
+			}
+			l.engine.Receive(v)
+		}
+	}
+	return nil
+}
+
+// send sends a message over the links.
+func (l *loop) send(to int, m ledger.Message) {
+	_, data := ledger.Encode(m)
+	for i, v := range l.node.genesis.Validators {
+		if i == l.node.self || to != ledger.Everyone && to != i {
+			continue
+		}
+		p, err := peer.Decode(v.Peer)
+		if err == nil {
+			err = l.node.links.Send(p, data)
+		}
+		if err != nil && l.node.ctx.Err() == nil {
+			l.node.log.Debug("not sent to validator", "validator", i, "error", err) // it is sent again by the retry timer
+		}
+	}
+}
+
+// runPublisher gossips in its own goroutine, since publishing checks the message once more.
+func (l *loop) runPublisher() {
+	for {
+		select {
+		case <-l.node.ctx.Done():
+			return
+		case m := <-l.publish:
+			topic, data := ledger.Encode(m)
+			if err := l.node.topics[topic].Publish(l.node.ctx, data); err != nil && l.node.ctx.Err() == nil && !errors.Is(err, errKnown) {
+				l.node.log.Error("not published", "topic", topic, "error", err)
+			}
+		}
+	}
+}
+
+// gossip queues a message for all peers, this one among them.
+func (l *loop) gossip(m ledger.Message) {
+	select {
+	case l.publish <- m:
+	case <-l.node.ctx.Done():
+	}
+}
+
+// The engine's host.
+
+// Log implements ledger.Host.
+func (l *loop) Log(m ledger.Message) {
+	if l.log != nil {
+		l.logged = append(l.logged, func(v *votelog.Log) { v.Message(m) })
+	}
+}
+
+// Vote implements ledger.Host.
+func (l *loop) Vote(leaf ledger.Leaf) { l.leaves = append(l.leaves, leaf) }
+
+// CommitScores implements ledger.Host.
+func (l *loop) CommitScores(c ledger.ScoreCommit, o ledger.Opening) {
+	l.logged = append(l.logged, func(v *votelog.Log) { v.Opening(c, o) })
+	l.outgoing = append(l.outgoing, func() { l.gossip(new(ledger.Sign(l.node.domain, l.node.identity.Consensus, c))) })
+}
+
+// Reveal implements ledger.Host.
+func (l *loop) Reveal(r ledger.Reveal) {
+	l.outgoing = append(l.outgoing, func() { l.gossip(new(ledger.Sign(l.node.domain, l.node.identity.Consensus, r))) })
+}
+
+// Publish implements ledger.Host.
+func (l *loop) Publish(m ledger.Message) { l.outgoing = append(l.outgoing, func() { l.gossip(m) }) }
+
+// Send implements ledger.Host.
+func (l *loop) Send(to int, m ledger.Message) {
+	l.outgoing = append(l.outgoing, func() { l.send(to, m) })
+}
+
+// SetTimer implements ledger.Host.
+func (l *loop) SetTimer(t ledger.Timer, d time.Duration) {
+	time.AfterFunc(d, func() { l.do(func(e *ledger.Engine) { e.Timer(t) }) })
+}
+
+// Salt implements ledger.Host.
+func (l *loop) Salt() (salt [32]byte) {
+	rand.Read(salt[:]) // never fails
+	return salt
+}
+
+// Score implements ledger.Host: prompt and answer are fetched and judged outside of the loop.
+func (l *loop) Score(task ledger.TaskID, o ledger.Order, a ledger.AnswerID, text []byte) {
+	l.node.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(l.node.ctx, time.Duration(o.ScoreDeadline)*time.Millisecond)
+		defer cancel()
+		score, err := l.node.score(ctx, o, a, text)
+		if err != nil && l.node.ctx.Err() == nil {
+			l.node.log.Warn("answer not scored", "task", task.Short(), "worker", a.Worker.Short(), "error", err)
+		}
+		l.do(func(e *ledger.Engine) { e.Scored(task, a, score, err) })
+	})
+}
+
+func (n *Node) score(ctx context.Context, o ledger.Order, a ledger.AnswerID, text []byte) (ledger.Score, error) {
+	prompt, err := n.content.get(ctx, o.Prompt, ledger.MaxPrompt, "")
+	if err != nil {
+		return 0, fmt.Errorf("prompt: %w", err)
+	}
+	if len(text) == 0 {
+		if text, err = n.content.get(ctx, a.Text, ledger.MaxAnswer, ""); err != nil {
+			return 0, fmt.Errorf("answer: %w", err)
+		}
+	}
+	s, err := n.cfg.judge.Score(ctx, string(prompt), string(text))
+	return ledger.Score(s), err
+}
+
+// Account implements ledger.Ledger.
+func (l *loop) Account(id ledger.AccountID) ledger.Account { return l.node.store.Account(id) }
+
+// LockedAt implements ledger.Ledger.
+func (l *loop) LockedAt(payer ledger.AccountID, nonce uint64) (ledger.TaskID, bool) {
+	return l.node.store.LockedAt(payer, nonce)
+}
+
+// IsSettled implements ledger.Ledger.
+func (l *loop) IsSettled(task ledger.TaskID) bool { return l.node.store.IsSettled(task) }
+
+// Lock implements ledger.Ledger.
+func (l *loop) Lock(c *ledger.LockCert) error { return l.node.store.Lock(c) }
+
+// Settle implements ledger.Ledger.
+func (l *loop) Settle(r *ledger.Receipt) error { return l.node.store.Settle(r) }
+
+// Observe implements ledger.Host: texts are kept, workers and those who asked are told.
+func (l *loop) Observe(p ledger.Progress) {
+	e := Event{p, time.Now()}
+	l.known.observe(p)
+	switch p.Step {
+	case ledger.Ordered:
+		l.node.content.hold(p.Prompt)
+	case ledger.Locked:
+		if prompt, ok := l.node.content.recent.Get(p.Order.Prompt); ok {
+			l.node.content.keep(prompt)
+		}
+	case ledger.Answered:
+		l.node.content.keep(p.Text)
+	case ledger.Settled:
+		l.node.log.Info("settled", "task", p.Task.Short(), "outcome", p.Receipt.Outcome.Kind, "fee", p.Receipt.Order.Statement.Fee, "answers", len(p.Receipt.Outcome.Ranking))
+	case ledger.Evidence:
+		l.node.log.Warn("contradiction", "task", p.Task.Short(), "what", p.Reason)
+	}
+	if l.node.worker != nil {
+		l.node.worker.observe(p)
+	}
+	if l.node.cfg.observe != nil {
+		l.node.cfg.observe(e)
+	}
+	l.watchMu.Lock()
+	defer l.watchMu.Unlock()
+	for _, c := range l.watchers[p.Task] {
+		select {
+		case c <- e:
+		default: // a watcher that is that far behind has left
+		}
+	}
+}
+
+// watch returns a channel of a task's steps from now on, and a function to end that.
+func (l *loop) watch(task ledger.TaskID) (<-chan Event, func()) {
+	c := make(chan Event, watchBuffer)
+	l.watchMu.Lock()
+	defer l.watchMu.Unlock()
+	l.watchers[task] = append(l.watchers[task], c)
+	return c, func() {
+		l.watchMu.Lock()
+		defer l.watchMu.Unlock()
+		rest := slices.DeleteFunc(l.watchers[task], func(o chan Event) bool { return o == c })
+		if l.watchers[task] = rest; len(rest) == 0 {
+			delete(l.watchers, task)
+		}
+	}
+}

@@ -1,0 +1,306 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/poqmesh/poq/crypto"
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/llm"
+	"github.com/poqmesh/poq/p2p"
+	"github.com/poqmesh/poq/quality"
+)
+
+// Node is a peer of the mesh. Its methods are safe for concurrent use.
+type Node struct {
+	cfg      config
+	log      *slog.Logger
+	identity Identity
+	genesis  *ledger.Genesis
+	domain   crypto.Domain
+	self     int // index in the committee, -1 for all others
+
+	verifier *ledger.Verifier
+	store    *store.Store
+	host     *p2p.Host
+	topics   map[ledger.Topic]*p2p.Topic
+	links    *p2p.Links
+	content  *content
+	loop     *loop
+	worker   *worker
+
+	ctx    context.Context // ends when the node closes
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup // goroutines of the node
+
+	askMu   sync.Mutex
+	ownLast ledger.TaskID // the last own order
+	ownNext uint64        // nonce of the next own order
+	ownFees map[ledger.TaskID]ledger.Amount
+
+	closeOnce sync.Once
+	closeErr  error
+	failMu    sync.Mutex
+	failure   error
+}
+
+// config is what the options set.
+type config struct {
+	dir      string
+	genesis  *ledger.Genesis
+	identity *Identity
+	engine   llm.Engine
+	judge    quality.Judge
+	logger   *slog.Logger
+	listen   []multiaddr.Multiaddr
+	peers    []multiaddr.Multiaddr
+	observe  func(Event)
+}
+
+// Option sets up a node.
+type Option func(*config) error
+
+// WithDataDir keeps keys, ledger and vote log in a directory, which is made if need be. It is
+// required: a node without memory would contradict itself after a restart.
+func WithDataDir(dir string) Option {
+	return func(c *config) error { c.dir = dir; return nil }
+}
+
+// WithGenesis says which ledger the node follows. It is required.
+func WithGenesis(g *ledger.Genesis) Option {
+	return func(c *config) error { c.genesis = g; return g.Validate() }
+}
+
+// WithIdentity gives the node its keys. Without it they are read from the data directory, and made
+// there when it has none.
+func WithIdentity(id Identity) Option {
+	return func(c *config) error { c.identity = &id; return nil }
+}
+
+// WithEngine makes the node a worker that answers with e.
+func WithEngine(e llm.Engine) Option {
+	return func(c *config) error { c.engine = e; return nil }
+}
+
+// WithJudge gives a validator its judge, which must be the genesis's. Nodes of one process should
+// share a quality.Pool.
+func WithJudge(j quality.Judge) Option {
+	return func(c *config) error { c.judge = j; return nil }
+}
+
+// WithLogger sends the node's log to l instead of slog.Default.
+func WithLogger(l *slog.Logger) Option {
+	return func(c *config) error { c.logger = l; return nil }
+}
+
+// WithListen sets the addresses to listen on instead of free ports of 127.0.0.1.
+func WithListen(addrs ...multiaddr.Multiaddr) Option {
+	return func(c *config) error { c.listen = append(c.listen, addrs...); return nil }
+}
+
+// WithPeers names peers to stay connected to. Their addresses end in /p2p/<peer id>.
+func WithPeers(addrs ...multiaddr.Multiaddr) Option {
+	return func(c *config) error { c.peers = append(c.peers, addrs...); return nil }
+}
+
+// WithObserver has f called for every step of every task, from the node's loop: f must return at
+// once.
+func WithObserver(f func(Event)) Option {
+	return func(c *config) error { c.observe = f; return nil }
+}
+
+// Event is a step of a task as this node saw it.
+type Event struct {
+	ledger.Progress
+	Time time.Time
+}
+
+// New prepares a node and opens its ledger; [Node.Start] connects it. ctx bounds New alone. A data
+// directory that another process uses gives an error that wraps store.ErrInUse.
+func New(ctx context.Context, opts ...Option) (*Node, error) {
+	n := &Node{log: slog.Default(), ownFees: map[ledger.TaskID]ledger.Amount{}, self: -1}
+	for _, o := range opts {
+		if err := o(&n.cfg); err != nil {
+			return nil, err
+		}
+	}
+	c := &n.cfg
+	if c.dir == "" || c.genesis == nil {
+		return nil, errors.New("a node needs WithDataDir and WithGenesis")
+	}
+	if c.logger != nil {
+		n.log = c.logger
+	}
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	if err := n.identify(); err != nil {
+		return nil, err
+	}
+	n.genesis, n.domain = c.genesis, ledger.Domain(c.genesis)
+	n.verifier = ledger.NewVerifier(n.genesis)
+	var err error
+	if n.store, err = store.Open(filepath.Join(c.dir, "ledger"), n.genesis); err != nil {
+		return nil, err
+	}
+	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := n.assemble(); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// identify finds the keys and the node's place in the committee.
+func (n *Node) identify() error {
+	c := &n.cfg
+	if c.identity == nil {
+		id, err := loadOrCreateIdentity(c.dir)
+		if err != nil {
+			return err
+		}
+		c.identity = &id
+	}
+	n.identity = *c.identity
+	for i, v := range c.genesis.Validators {
+		if v.Consensus == n.identity.Consensus.Public() {
+			n.self = i
+		}
+	}
+	switch {
+	case n.self >= 0 && c.judge == nil:
+		return errors.New("a validator needs WithJudge")
+	case n.self >= 0 && c.judge.ID() != c.genesis.Judge:
+		return fmt.Errorf("the judge is %s, the genesis wants %s", c.judge.ID().Short(), c.genesis.Judge.Short())
+	}
+	return nil
+}
+
+func (n *Node) assemble() (err error) {
+	if n.host, err = p2p.New(p2p.Config{
+		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Logger: n.log, Topics: topicNames(), SeenTTL: 2 * ledger.MaxDeadline,
+	}); err != nil {
+		return err
+	}
+	n.content = newContent(n)
+	if n.loop, err = newLoop(n); err != nil {
+		return err
+	}
+	if n.cfg.engine != nil {
+		n.worker = newWorker(n)
+	}
+	return n.join()
+}
+
+// Start connects the node and takes up what was open when it last ended. ctx bounds Start alone. It
+// returns before the network is there: see [Node.WaitReady].
+func (n *Node) Start(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	open, err := n.store.OpenLocks()
+	if err != nil {
+		return fmt.Errorf("reading open tasks: %w", err)
+	}
+	n.tasks.Go(n.loop.run)
+	n.tasks.Go(n.watchStore)
+	if err := n.host.Keep(n.cfg.peers...); err != nil {
+		return err
+	}
+	if n.self >= 0 {
+		if err := n.links.Open(n.committee()...); err != nil {
+			return err
+		}
+	}
+	n.loop.do(func(e *ledger.Engine) {
+		for _, l := range open {
+			e.Resume(l)
+		}
+	})
+	return n.resumeOwn()
+}
+
+// watchStore stops the node when its ledger can't be written any more.
+func (n *Node) watchStore() {
+	select {
+	case <-n.store.Failed():
+		n.fail(fmt.Errorf("writing the ledger: %w", n.store.Err()))
+	case <-n.ctx.Done():
+	}
+}
+
+// fail stops the node: it must not go on without its memory.
+func (n *Node) fail(err error) {
+	n.failMu.Lock()
+	if n.failure == nil {
+		n.failure = err
+		n.log.Error("node stops", "error", err)
+	}
+	n.failMu.Unlock()
+	n.cancel()
+}
+
+// Done is closed when the node has been closed or had to stop; Err tells why.
+func (n *Node) Done() <-chan struct{} { return n.ctx.Done() }
+
+// Err returns why the node had to stop, nil if it did not.
+func (n *Node) Err() error {
+	n.failMu.Lock()
+	defer n.failMu.Unlock()
+	return n.failure
+}
+
+// WaitReady returns when this node sees so many others in every gossip topic and, on a validator, has
+// a link to every other validator, so that what it sends reaches them at once.
+func (n *Node) WaitReady(ctx context.Context, others int) error {
+	for name, t := range n.topics {
+		if err := t.WaitForPeers(ctx, others); err != nil {
+			return fmt.Errorf("waiting for peers in topic %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Close ends the node and waits for everything it started. It may be called more than once.
+func (n *Node) Close() error {
+	n.closeOnce.Do(func() {
+		n.cancel()
+		var errs []error
+		if n.host != nil {
+			errs = append(errs, n.host.Close())
+		}
+		n.tasks.Wait()
+		if n.loop != nil {
+			errs = append(errs, n.loop.close())
+		}
+		errs = append(errs, n.store.Close())
+		n.closeErr = errors.Join(errs...)
+	})
+	return n.closeErr
+}
+
+// Ledger returns the node's ledger, for reading.
+func (n *Node) Ledger() *store.Store { return n.store }
+
+// Genesis returns the genesis, which must not be changed.
+func (n *Node) Genesis() *ledger.Genesis { return n.genesis }
+
+// Account returns the id of the node's account.
+func (n *Node) Account() ledger.AccountID { return n.identity.Account.Public() }
+
+// Host returns the node's place in the network.
+func (n *Node) Host() *p2p.Host { return n.host }
+
+// Engine returns the answer engine of a worker, nil for all others.
+func (n *Node) Engine() llm.Engine { return n.cfg.engine }
+
+// Validator returns the node's index in the committee, -1 if it is no validator.
+func (n *Node) Validator() int { return n.self }

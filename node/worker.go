@@ -1,0 +1,142 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/poqmesh/poq/crypto"
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
+)
+
+// worker answers locked tasks with the node's engine, one after another.
+type worker struct {
+	node *Node
+	turn chan struct{} // holds one token: an engine uses the cores that there are
+
+	mu    sync.Mutex
+	tasks map[ledger.TaskID]*assignment
+}
+
+// assignment is a task that is being answered.
+type assignment struct {
+	closed chan struct{}      // commitments don't count any more: the answer may be shown
+	cancel context.CancelFunc // settled, or too late to answer
+	ready  bool               // committed: the answer must still be shown when the task closes
+}
+
+func newWorker(n *Node) *worker {
+	return &worker{node: n, turn: make(chan struct{}, 1), tasks: map[ledger.TaskID]*assignment{}}
+}
+
+// observe is called from the loop.
+func (w *worker) observe(p ledger.Progress) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a := w.tasks[p.Task]
+	switch {
+	case p.Step == ledger.Locked && a == nil:
+		ctx, cancel := context.WithTimeout(w.node.ctx, time.Duration(p.Order.ScoreDeadline)*time.Millisecond)
+		a = &assignment{closed: make(chan struct{}), cancel: cancel}
+		w.tasks[p.Task] = a
+		w.node.tasks.Go(func() {
+			defer w.forget(p.Task)
+			w.answer(ctx, p.Task, *p.Order, a)
+		})
+	case p.Step == ledger.Closed && a != nil:
+		close(a.closed)
+		if !a.ready {
+			a.cancel()
+		}
+	case p.Step == ledger.Settled && a != nil:
+		a.cancel()
+	}
+}
+
+func (w *worker) forget(task ledger.TaskID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tasks[task].cancel()
+	delete(w.tasks, task)
+}
+
+// answer generates, commits, waits until commitments are closed, and shows the answer.
+func (w *worker) answer(ctx context.Context, task ledger.TaskID, o ledger.Order, a *assignment) {
+	n := w.node
+	text, err := w.generate(ctx, o)
+	if err != nil {
+		if ctx.Err() == nil {
+			n.loop.gossip(new(ledger.Sign(n.domain, n.identity.Account, ledger.Decline{Task: task, Worker: n.Account(), Reason: reason(err)})))
+		}
+		return
+	}
+	w.mu.Lock()
+	late := ctx.Err() != nil
+	a.ready = !late
+	w.mu.Unlock()
+	if late {
+		return
+	}
+	n.content.keep([]byte(text))
+	answer := ledger.Answer{Task: task, Worker: n.Account(), Text: crypto.Sum([]byte(text))}
+	rand.Read(answer.Salt[:]) // never fails
+	commit := ledger.AnswerCommit{Task: task, Worker: n.Account(), Commitment: answer.Commitment(n.domain)}
+	n.loop.gossip(new(ledger.Sign(n.domain, n.identity.Account, commit)))
+	select {
+	case <-a.closed:
+	case <-ctx.Done():
+		return
+	}
+	m := &ledger.AnswerMessage{Answer: ledger.Sign(n.domain, n.identity.Account, answer)}
+	if len(text) <= ledger.MaxInline {
+		m.Text = []byte(text)
+	}
+	n.loop.gossip(m)
+}
+
+func (w *worker) generate(ctx context.Context, o ledger.Order) (string, error) {
+	prompt, err := w.node.content.get(ctx, o.Prompt, ledger.MaxPrompt, "")
+	if err != nil {
+		return "", err
+	}
+	select {
+	case w.turn <- struct{}{}:
+		defer func() { <-w.turn }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	a, err := w.node.cfg.engine.Generate(ctx, llm.Request{Prompt: string(prompt)}, nil)
+	switch {
+	case err != nil:
+		return "", err
+	case len(a.Text) > ledger.MaxAnswer:
+		return "", &llm.DeclineError{Reason: "the answer came out too long"}
+	}
+	return a.Text, nil
+}
+
+// reason makes the one printable line with which a worker declines. Failures of the engine are told in
+// full in the worker's own log only.
+func reason(err error) string {
+	var d *llm.DeclineError
+	text := "the engine failed"
+	if errors.As(err, &d) {
+		text = d.Reason
+	}
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, " "))
+	for len(text) > ledger.MaxReason {
+		r := []rune(text)
+		text = string(r[:len(r)-1])
+	}
+	return text
+}
