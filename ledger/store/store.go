@@ -28,6 +28,7 @@ var (
 	ErrInUse     = errors.New("in use by another process")
 	ErrGenesis   = errors.New("ledger of another genesis")
 	ErrClosed    = errors.New("ledger is closed")
+	ErrBadID     = errors.New("no task id")
 )
 
 // Bounds of a group that is written at once (protocol §8).
@@ -581,7 +582,7 @@ func (s *Store) Resolve(prefix string) (task ledger.TaskID, err error) {
 	}
 	start, err := hex.DecodeString(whole)
 	if err != nil || len(prefix) > 64 || prefix == "" {
-		return task, fmt.Errorf("%q is no task id: want up to 64 hex digits", prefix)
+		return task, fmt.Errorf("%w: %q: want up to 64 hex digits", ErrBadID, prefix)
 	}
 	var found []ledger.TaskID
 	err = s.db.View(func(txn *badger.Txn) error {

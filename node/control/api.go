@@ -1,0 +1,154 @@
+package control
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/poqmesh/poq/crypto"
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/node"
+)
+
+// Status tells who runs in a process.
+type Status struct {
+	Version string      `json:"version"`
+	PID     int         `json:"pid"`
+	Dir     string      `json:"dir"`
+	Socket  string      `json:"socket"`
+	Started time.Time   `json:"started"`
+	Network string      `json:"network"`
+	Chain   crypto.Hash `json:"chain"`
+	Judge   crypto.Hash `json:"judge"`
+	Peers   []PeerInfo  `json:"peers"`
+}
+
+// PeerInfo is one node of the process.
+type PeerInfo struct {
+	Name    string           `json:"name"`
+	Role    string           `json:"role"`
+	Account ledger.AccountID `json:"account"`
+	Balance int64            `json:"balance"` // µ-credits
+	PeerID  string           `json:"peer_id"`
+	Addrs   []string         `json:"addrs"`
+	Engine  string           `json:"engine,omitempty"` // a worker's
+}
+
+// AskRequest asks for answers. Zero values stand for the node's defaults.
+type AskRequest struct {
+	Prompt          string        `json:"prompt"`
+	Fee             ledger.Amount `json:"fee,omitempty"`
+	MaxAnswers      int           `json:"max_answers,omitempty"`
+	AnswerTimeoutMS int64         `json:"answer_timeout_ms,omitempty"`
+	ScoreTimeoutMS  int64         `json:"score_timeout_ms,omitempty"`
+}
+
+// AskUpdate is a line of the answer to AskRequest: steps, and at last a settlement or an error.
+type AskUpdate struct {
+	Step       *Step            `json:"step,omitempty"`
+	Settlement *node.Settlement `json:"settlement,omitempty"`
+	Error      *Error           `json:"error,omitempty"`
+}
+
+// Step is a step of a task as the asking node saw it.
+type Step struct {
+	Task   ledger.TaskID `json:"task"`
+	Step   string        `json:"step"`
+	TimeUS int64         `json:"time_us"` // since the request
+	Worker string        `json:"worker,omitempty"`
+	Reason string        `json:"reason,omitempty"`
+}
+
+// Accounts is a ledger's accounts at one moment.
+type Accounts struct {
+	Peer     string        `json:"peer"`
+	Chain    crypto.Hash   `json:"chain"`
+	Tasks    int           `json:"tasks"`
+	Open     int           `json:"open"`
+	Escrow   ledger.Amount `json:"escrow"`
+	Supply   ledger.Amount `json:"supply"`
+	Accounts []Account     `json:"accounts"`
+}
+
+// Account is one account.
+type Account struct {
+	Account ledger.AccountID `json:"account"`
+	Name    string           `json:"name,omitempty"`
+	Balance int64            `json:"balance"`
+	Orders  uint64           `json:"orders"` // locked so far
+}
+
+// Task is a settled task in a list.
+type Task struct {
+	Task    ledger.TaskID      `json:"task"`
+	Settled time.Time          `json:"settled"`
+	Outcome ledger.OutcomeKind `json:"outcome"`
+	Fee     ledger.Amount      `json:"fee"`
+	Answers int                `json:"answers"`
+}
+
+// PeerVerification is the result of verifying one peer's ledger.
+type PeerVerification struct {
+	Peer   string `json:"peer"`
+	OK     bool   `json:"ok"`
+	Reason string `json:"reason,omitempty"`
+	*store.Verification
+}
+
+// Error is an error of a request.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }
+
+// Code tells errors apart.
+type Code string
+
+// Codes.
+const (
+	CodeUsage    Code = "usage"     // the request can't be right
+	CodeNotFound Code = "not_found" // no such task or peer
+	CodeFunds    Code = "funds"     // the fee is above the balance
+	CodePending  Code = "pending"   // ordered, but not settled yet
+	CodeFailed   Code = "failed"
+)
+
+// ReadAccounts returns the accounts in a peer's ledger.
+func ReadAccounts(peer string, s *store.Store) Accounts {
+	g := s.Genesis()
+	names, sum := node.Names(g), s.Summary()
+	a := Accounts{Peer: peer, Chain: g.Chain(), Tasks: sum.Tasks, Open: sum.Open, Escrow: sum.Escrow, Supply: g.Supply()}
+	for _, e := range sum.Accounts {
+		a.Accounts = append(a.Accounts, Account{e.ID, names[e.ID], e.Balance, e.Nonce})
+	}
+	return a
+}
+
+// ReadTasks returns the last n settled tasks in a peer's ledger, newest first.
+func ReadTasks(s *store.Store, n int) ([]Task, error) {
+	entries, err := s.Tasks(n)
+	if err != nil {
+		return nil, err
+	}
+	tasks := make([]Task, 0, len(entries))
+	for _, e := range entries {
+		r, err := s.Receipt(e.Task)
+		if err != nil {
+			return nil, fmt.Errorf("task %s: %w", e.Task.Short(), err)
+		}
+		tasks = append(tasks, Task{e.Task, e.Settled, r.Outcome.Kind, r.Order.Statement.Fee, len(r.Outcome.Ranking)})
+	}
+	return tasks, nil
+}
+
+// Verify verifies a peer's ledger.
+func Verify(peer string, s *store.Store) PeerVerification {
+	v, err := s.Verify()
+	if err != nil {
+		return PeerVerification{Peer: peer, Reason: err.Error()}
+	}
+	return PeerVerification{Peer: peer, OK: true, Verification: v}
+}

@@ -1,0 +1,167 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+
+	"github.com/poqmesh/poq/node"
+)
+
+// Client talks to a running process.
+type Client struct {
+	http   *http.Client
+	Status Status
+}
+
+// Errors of Dial.
+var (
+	ErrNotRunning = errors.New("no network is running: start one with poq devnet")
+	ErrSeveral    = errors.New("several networks are running")
+)
+
+// Dial finds the process whose data lies in dir, or the only one that runs if dir is "".
+func Dial(ctx context.Context, dir string) (*Client, error) {
+	paths, err := sockets()
+	if err != nil {
+		return nil, err
+	}
+	if dir != "" {
+		if dir, err = filepath.Abs(dir); err != nil {
+			return nil, fmt.Errorf("directory: %w", err)
+		}
+	}
+	var found []*Client
+	for _, p := range paths {
+		c := &Client{http: &http.Client{Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", p)
+			},
+		}}}
+		if err := c.get(ctx, "/v1/status", nil, &c.Status); err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			continue // it is ending just now
+		}
+		if dir == "" || c.Status.Dir == dir {
+			found = append(found, c)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) == 0 && dir != "":
+		return nil, fmt.Errorf("%w --dir %s", ErrNotRunning, dir)
+	case len(found) == 0:
+		return nil, ErrNotRunning
+	}
+	var dirs []string
+	for _, c := range found {
+		dirs = append(dirs, "--dir "+c.Status.Dir)
+	}
+	return nil, fmt.Errorf("%w: say which with one of %s", ErrSeveral, strings.Join(dirs, ", "))
+}
+
+// Ask asks and calls step for each step until the settlement is there.
+func (c *Client) Ask(ctx context.Context, q AskRequest, step func(Step)) (*node.Settlement, error) {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return nil, fmt.Errorf("request: %w", err)
+	}
+	r, err := c.do(ctx, http.MethodPost, "/v1/ask", nil, body)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Body.Close()
+	for in := json.NewDecoder(r.Body); ; {
+		var u AskUpdate
+		if err := in.Decode(&u); err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				err = errors.New("the network ended before the task was settled; look later with poq ledger tasks")
+			}
+			return nil, err
+		}
+		switch {
+		case u.Error != nil:
+			return nil, u.Error
+		case u.Settlement != nil:
+			return u.Settlement, nil
+		case u.Step != nil && step != nil:
+			step(*u.Step)
+		}
+	}
+}
+
+// Accounts returns the accounts in a peer's ledger; peer may be "".
+func (c *Client) Accounts(ctx context.Context, peer string) (a Accounts, err error) {
+	return a, c.get(ctx, "/v1/accounts", query("peer", peer), &a)
+}
+
+// Tasks returns the last n settled tasks.
+func (c *Client) Tasks(ctx context.Context, peer string, n int) (t []Task, err error) {
+	return t, c.get(ctx, "/v1/tasks", query("peer", peer, "n", fmt.Sprint(n)), &t)
+}
+
+// Task returns a task by its id or the beginning of it.
+func (c *Client) Task(ctx context.Context, peer, id string) (t node.TaskStatus, err error) {
+	return t, c.get(ctx, "/v1/tasks/"+url.PathEscape(id), query("peer", peer), &t)
+}
+
+// Verify verifies a peer's ledger, or all of them if peer is "".
+func (c *Client) Verify(ctx context.Context, peer string) (v []PeerVerification, err error) {
+	return v, c.get(ctx, "/v1/verify", query("peer", peer), &v)
+}
+
+func query(pairs ...string) url.Values {
+	q := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			q.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return q
+}
+
+func (c *Client) get(ctx context.Context, path string, q url.Values, v any) error {
+	r, err := c.do(ctx, http.MethodGet, path, q, nil)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	if err := json.NewDecoder(r.Body).Decode(v); err != nil {
+		return fmt.Errorf("answer of the running network: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) do(ctx context.Context, method, path string, q url.Values, body []byte) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, method, "http://poq"+path+"?"+q.Encode(), bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("request: %w", err)
+	}
+	resp, err := c.http.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("talking to the running network: %w", err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var e struct{ Error *Error }
+	if err := json.NewDecoder(resp.Body).Decode(&e); err != nil || e.Error == nil {
+		return nil, fmt.Errorf("the running network answers %s", resp.Status)
+	}
+	return nil, e.Error
+}

@@ -1,0 +1,14 @@
+// Package control lets a command line talk to a running process: HTTP with JSON over a unix socket
+// that only its owner can reach.
+//
+//	GET  /v1/status                  who runs here
+//	POST /v1/ask                     AskRequest -> AskUpdates, a JSON document a line
+//	GET  /v1/accounts?peer=NAME      Accounts
+//	GET  /v1/tasks?peer=NAME&n=N     []Task, newest first
+//	GET  /v1/tasks/{id}?peer=NAME    node.TaskStatus; the id may be shortened
+//	GET  /v1/verify?peer=NAME        []PeerVerification, of all peers if none is named
+//
+// An error is {"error": {"code": ..., "message": ...}} with a status of 4xx or 5xx.
+//
+// Sockets lie in one directory of the user's, so that a command finds what runs without being told.
+package control

@@ -1,0 +1,260 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/node"
+)
+
+// Peer is a node that a server speaks for.
+type Peer struct {
+	Name, Role string
+	Node       *node.Node
+}
+
+// Server answers on a control socket.
+type Server struct {
+	status Status
+	peers  []Peer
+	http   *http.Server
+	lock   *socketLock
+	done   chan error
+}
+
+// maxRequest bounds a request's body: a prompt in JSON, escaped, with room.
+const maxRequest = 4 << 20
+
+// Serve opens a control socket for a process whose data lies in dir. Requests that need a payer go to
+// the last peer. Close ends it.
+func Serve(version, dir string, peers []Peer) (*Server, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	l, lock, err := listen()
+	if err != nil {
+		return nil, err
+	}
+	g := peers[0].Node.Genesis()
+	s := &Server{peers: peers, lock: lock, done: make(chan error, 1), status: Status{
+		Version: version, PID: os.Getpid(), Dir: dir, Socket: l.Addr().String(), Started: time.Now(),
+		Network: g.Network, Chain: g.Chain(), Judge: g.Judge,
+	}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", s.getStatus)
+	mux.HandleFunc("POST /v1/ask", s.ask)
+	mux.HandleFunc("GET /v1/accounts", s.accounts)
+	mux.HandleFunc("GET /v1/tasks", s.tasks)
+	mux.HandleFunc("GET /v1/tasks/{id}", s.task)
+	mux.HandleFunc("GET /v1/verify", s.verify)
+	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	go func() { s.done <- s.http.Serve(l) }()
+	return s, nil
+}
+
+// Socket returns the path of the socket.
+func (s *Server) Socket() string { return s.status.Socket }
+
+// Close ends the server; requests that run are cut off.
+func (s *Server) Close() error {
+	err := s.http.Close()
+	if e := <-s.done; !errors.Is(e, http.ErrServerClosed) && !errors.Is(e, net.ErrClosed) {
+		err = errors.Join(err, e)
+	}
+	return errors.Join(err, s.lock.release())
+}
+
+// Status returns what the server says about its process.
+func (s *Server) Status() Status {
+	st := s.status
+	for _, p := range s.peers {
+		info := PeerInfo{Name: p.Name, Role: p.Role, Account: p.Node.Account(), Balance: p.Node.Ledger().Account(p.Node.Account()).Balance, PeerID: p.Node.Host().ID().String()}
+		for _, a := range p.Node.Host().Addrs() {
+			info.Addrs = append(info.Addrs, a.String())
+		}
+		if e := p.Node.Engine(); e != nil {
+			info.Engine = e.Name()
+		}
+		st.Peers = append(st.Peers, info)
+	}
+	return st
+}
+
+func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) { reply(w, s.Status()) }
+
+// peer finds the peer that a request names; the last one, which asks, if it names none.
+func (s *Server) peer(r *http.Request) (Peer, error) {
+	name := r.URL.Query().Get("peer")
+	if name == "" {
+		return s.peers[len(s.peers)-1], nil
+	}
+	var all []string
+	for _, p := range s.peers {
+		if strings.EqualFold(p.Name, name) {
+			return p, nil
+		}
+		all = append(all, p.Name)
+	}
+	return Peer{}, &Error{CodeNotFound, fmt.Sprintf("no peer %q here: there are %s", name, strings.Join(all, ", "))}
+}
+
+func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
+	var q AskRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&q); err != nil {
+		replyError(w, &Error{CodeUsage, fmt.Sprintf("request: %v", err)})
+		return
+	}
+	p, err := s.peer(r)
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	names := node.Names(p.Node.Genesis())
+	out, begin := json.NewEncoder(w), time.Now()
+	send := func(u AskUpdate) {
+		if out.Encode(u) == nil { // a client that left ends r's context
+			_ = http.NewResponseController(w).Flush()
+		}
+	}
+	settlement, err := p.Node.Ask(r.Context(), q.Prompt, node.AskOptions{
+		Fee: q.Fee, MaxAnswers: q.MaxAnswers,
+		AnswerTimeout: time.Duration(q.AnswerTimeoutMS) * time.Millisecond, ScoreTimeout: time.Duration(q.ScoreTimeoutMS) * time.Millisecond,
+		OnEvent: func(e node.Event) {
+			st := &Step{Task: e.Task, Step: e.Step.String(), TimeUS: e.Time.Sub(begin).Microseconds(), Reason: e.Reason}
+			if !e.Worker.IsZero() {
+				if st.Worker = names[e.Worker]; st.Worker == "" {
+					st.Worker = e.Worker.Short()
+				}
+			}
+			send(AskUpdate{Step: st})
+		},
+	})
+	if err != nil {
+		send(AskUpdate{Error: toError(err)})
+		return
+	}
+	send(AskUpdate{Settlement: settlement})
+}
+
+func (s *Server) accounts(w http.ResponseWriter, r *http.Request) {
+	p, err := s.peer(r)
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	reply(w, ReadAccounts(p.Name, p.Node.Ledger()))
+}
+
+func (s *Server) tasks(w http.ResponseWriter, r *http.Request) {
+	p, err := s.peer(r)
+	n := 20
+	if v := r.URL.Query().Get("n"); err == nil && v != "" {
+		if n, err = strconv.Atoi(v); err != nil || n < 1 {
+			err = &Error{CodeUsage, fmt.Sprintf("n=%s: want a positive number", v)}
+		}
+	}
+	if err == nil {
+		err = p.Node.Ledger().Flush()
+	}
+	var tasks []Task
+	if err == nil {
+		tasks, err = ReadTasks(p.Node.Ledger(), n)
+	}
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	reply(w, tasks)
+}
+
+func (s *Server) task(w http.ResponseWriter, r *http.Request) {
+	p, err := s.peer(r)
+	if err == nil {
+		err = p.Node.Ledger().Flush()
+	}
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	id, err := p.Node.Ledger().Resolve(r.PathValue("id"))
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	status, err := p.Node.Status(r.Context(), id)
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	reply(w, status)
+}
+
+func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
+	peers := s.peers
+	if r.URL.Query().Get("peer") != "" {
+		p, err := s.peer(r)
+		if err != nil {
+			replyError(w, err)
+			return
+		}
+		peers = []Peer{p}
+	}
+	results := []PeerVerification{}
+	for _, p := range peers {
+		if err := p.Node.Ledger().Flush(); err != nil {
+			replyError(w, err)
+			return
+		}
+		results = append(results, Verify(p.Name, p.Node.Ledger()))
+	}
+	reply(w, results)
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // a client that left is no concern of ours
+}
+
+// toError gives an error its code.
+func toError(err error) *Error {
+	var own *Error
+	var size *node.PromptSizeError
+	var funds *node.FundsError
+	var pending *node.PendingError
+	code := CodeFailed
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.As(err, &size), errors.Is(err, node.ErrEmptyPrompt), errors.Is(err, node.ErrBadOption), errors.Is(err, store.ErrAmbiguous), errors.Is(err, store.ErrBadID):
+		code = CodeUsage
+	case errors.As(err, &funds):
+		code = CodeFunds
+	case errors.As(err, &pending), errors.Is(err, context.DeadlineExceeded):
+		code = CodePending
+	case errors.Is(err, store.ErrNotFound):
+		code = CodeNotFound
+	}
+	return &Error{code, err.Error()}
+}
+
+func replyError(w http.ResponseWriter, err error) {
+	e := toError(err)
+	status := map[Code]int{CodeUsage: http.StatusBadRequest, CodeNotFound: http.StatusNotFound, CodeFunds: http.StatusPaymentRequired}[e.Code]
+	if status == 0 {
+		status = http.StatusInternalServerError
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]*Error{"error": e})
+}
