@@ -107,6 +107,18 @@ func (f *file) tensor(name string) *tensor {
 }
 
 func (f *file) bytes() []byte {
+	b := bytes.NewBuffer(f.header())
+	for _, t := range f.tensors {
+		b.Write(t.data)
+		pad(b)
+	}
+	return b.Bytes()
+}
+
+func pad(b *bytes.Buffer) { b.Write(make([]byte, (32-b.Len()%32)%32)) }
+
+// header is all that comes before the tensors' data.
+func (f *file) header() []byte {
 	var b bytes.Buffer
 	put := func(v any) { binary.Write(&b, binary.LittleEndian, v) }
 	str := func(s string) { put(uint64(len(s))); b.WriteString(s) }
@@ -151,12 +163,7 @@ func (f *file) bytes() []byte {
 		}
 		at += uint64(len(t.data)+31) / 32 * 32
 	}
-	pad := func() { b.Write(make([]byte, (32-b.Len()%32)%32)) }
-	pad()
-	for _, t := range f.tensors {
-		b.Write(t.data)
-		pad()
-	}
+	pad(&b)
 	return b.Bytes()
 }
 
@@ -259,13 +266,18 @@ func TestCutFileIsRefused(t *testing.T) {
 	}
 }
 
+// FuzzLoad makes up headers; all data that tensors can have is good, and a short input is far quicker to work on.
 func FuzzLoad(f *testing.F) {
-	whole := tiny().bytes()
-	f.Add(whole)
-	f.Add(whole[:len(whole)/2])
+	header := tiny().header()
+	data := tiny().bytes()[len(header):]
+	f.Add(header)
+	f.Add(header[:len(header)/2])
 	f.Add([]byte("GGUF\x03\x00\x00\x00"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if m, err := load(data); err == nil {
+	f.Fuzz(func(t *testing.T, header []byte) {
+		b := bytes.NewBuffer(slices.Clone(header))
+		pad(b)
+		b.Write(data)
+		if m, err := load(b.Bytes()); err == nil {
 			run(t, m)
 		}
 	})
