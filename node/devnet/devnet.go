@@ -12,11 +12,13 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sync/errgroup"
@@ -323,4 +325,26 @@ func writeJSON(path string, v any) error {
 		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
 	}
 	return nil
+}
+
+// WaitEqual returns when all peers have settled the same tasks and keep them on disk.
+func (d *Devnet) WaitEqual(ctx context.Context) error {
+	for {
+		most, least := 0, math.MaxInt
+		for _, p := range d.Peers {
+			if err := p.Node.Ledger().Flush(); err != nil {
+				return fmt.Errorf("%s: %w", p.Name, err)
+			}
+			n := p.Node.Ledger().Summary().Tasks
+			most, least = max(most, n), min(least, n)
+		}
+		if most == least {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("a peer has settled %d tasks, another one %d: %w", least, most, ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/poqmesh/poq/ledger"
+)
+
+// credits is a flag that takes an amount in credits, with up to six decimals, and holds µ-credits.
+type credits ledger.Amount
+
+func (c *credits) String() string { return formatAmount(int64(*c)) }
+func (c *credits) Type() string   { return "credits" }
+func (c *credits) Set(s string) error {
+	whole, fraction, _ := strings.Cut(s, ".")
+	if len(fraction) > 6 {
+		return fmt.Errorf("%q has more than six decimals", s)
+	}
+	n, err := strconv.ParseUint(whole+fraction+strings.Repeat("0", 6-len(fraction)), 10, 64)
+	if err != nil || whole == "" || n == 0 || n > math.MaxInt64 {
+		return fmt.Errorf("%q is no amount above zero, such as 1 or 0.25", s)
+	}
+	*c = credits(n)
+	return nil
+}
+
+// formatAmount writes µ-credits as credits with six decimals.
+func formatAmount(a int64) string {
+	sign, u := "", uint64(a)
+	if a < 0 {
+		sign, u = "-", -u
+	}
+	return fmt.Sprintf("%s%d.%06d", sign, u/ledger.Credit, u%ledger.Credit)
+}
+
+func formatFee(a ledger.Amount) string { return formatAmount(int64(a)) }
+
+// formatScore writes basis points as a share of one.
+func formatScore(s ledger.Score) string {
+	return fmt.Sprintf("%d.%04d", s/ledger.MaxScore, s%ledger.MaxScore)
+}

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/control"
+)
+
+func newAsk(g *globals) *cobra.Command {
+	var dir, file string
+	var fee credits
+	var answers int
+	var answerTimeout, scoreTimeout time.Duration
+	c := &cobra.Command{
+		Use:   "ask PROMPT",
+		Short: "Ask the network, and see how the answers were judged and paid",
+		Example: `  poq ask "Who wrote Pride and Prejudice, and when was it published?"
+  cat article.txt | poq ask --file - "Summarise this article in two sentences."
+  poq ask --fee 2.5 --max-answers 2 --json "Name three rivers in Peru." | jq .answers[0].text`,
+		Args: args(cobra.ExactArgs(1)),
+	}
+	c.Flags().StringVar(&dir, "dir", "", "directory of the network to ask, if several run")
+	c.Flags().StringVar(&file, "file", "", "text that the prompt is about; - reads it from stdin")
+	c.Flags().Var(&fee, "fee", "what answering and judging is worth to you (default 1.000000)")
+	c.Flags().IntVar(&answers, "max-answers", 0, fmt.Sprintf("answers to judge, 1 to %d (default: one for each worker of a devnet, else %d)", ledger.MaxAnswers, node.DefaultMaxAnswers))
+	c.Flags().DurationVar(&answerTimeout, "answer-timeout", node.DefaultAnswerTimeout, "how long workers may take")
+	c.Flags().DurationVar(&scoreTimeout, "score-timeout", 0, "how long workers and judges together may take (default twice the answer timeout)")
+	c.RunE = func(c *cobra.Command, a []string) error {
+		prompt, err := readPrompt(c.InOrStdin(), a[0], file)
+		if err != nil {
+			return err
+		}
+		client, err := control.Dial(c.Context(), dir)
+		if err != nil {
+			return err
+		}
+		validators := 0
+		for _, p := range client.Status.Peers {
+			switch p.Role {
+			case "validator":
+				validators++
+			case "worker":
+				if !c.Flags().Changed("max-answers") {
+					answers = min(answers+1, ledger.MaxAnswers)
+				}
+			}
+		}
+		line := newStageLine(c.ErrOrStderr(), validators)
+		s, err := client.Ask(c.Context(), control.AskRequest{
+			Prompt: prompt, Fee: ledger.Amount(fee), MaxAnswers: answers,
+			AnswerTimeoutMS: answerTimeout.Milliseconds(), ScoreTimeoutMS: scoreTimeout.Milliseconds(),
+		}, line.step)
+		line.end()
+		if err != nil {
+			return err
+		}
+		if g.json {
+			return printJSON(c.OutOrStdout(), s)
+		}
+		printSettlement(c.OutOrStdout(), s)
+		return nil
+	}
+	return c
+}
+
+// readPrompt puts a question and the text that it is about together.
+func readPrompt(stdin io.Reader, question, file string) (string, error) {
+	if strings.TrimSpace(question) == "" {
+		return "", usageError{node.ErrEmptyPrompt}
+	}
+	if file == "" {
+		return question, checkPrompt(question)
+	}
+	in := stdin
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return "", fmt.Errorf("reading the text: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	text, err := io.ReadAll(io.LimitReader(in, ledger.MaxPrompt+1))
+	if err != nil {
+		return "", fmt.Errorf("reading the text: %w", err)
+	}
+	if strings.TrimSpace(string(text)) == "" {
+		return "", usagef("the text of --file %s is empty", file)
+	}
+	prompt := question + "\n\n" + string(text)
+	return prompt, checkPrompt(prompt)
+}
+
+func checkPrompt(p string) error {
+	if len(p) > ledger.MaxPrompt {
+		return usagef("the prompt has more than the limit of %d bytes: shorten it", ledger.MaxPrompt)
+	}
+	if !utf8.ValidString(p) {
+		return usagef("the prompt is not valid UTF-8")
+	}
+	return nil
+}
+
+// stageLine shows how far a task has come: one line that changes on a terminal, else a line a stage.
+type stageLine struct {
+	w          io.Writer
+	live       bool
+	validators int
+	answers    int
+	declined   int
+	scores     int
+	closed     bool
+	last       string
+	revealed   int64
+}
+
+func newStageLine(w io.Writer, validators int) *stageLine {
+	f, ok := w.(*os.File)
+	return &stageLine{w: w, live: ok && term.IsTerminal(int(f.Fd())), validators: validators}
+}
+
+func (l *stageLine) step(s control.Step) {
+	text := ""
+	switch s.Step {
+	case "ordered":
+		text = "order gossiped"
+	case "locked":
+		text = fmt.Sprintf("fee locked in %d ms, workers are answering", s.TimeUS/1000)
+	case "committed":
+		l.answers++
+		text = fmt.Sprintf("answers %d", l.answers)
+	case "declined":
+		l.declined++
+		text = fmt.Sprintf("%s declined: %s", s.Worker, s.Reason)
+	case "closed":
+		text = fmt.Sprintf("answers %d/%d, judging", l.answers, l.answers+l.declined)
+	case "scored":
+		l.scores++
+		text = fmt.Sprintf("scores %d/%d", l.scores, l.validators)
+	case "sealed":
+		text = "sealed"
+	case "revealed":
+		l.revealed = s.TimeUS
+		return
+	case "settled":
+		text = fmt.Sprintf("settled %.1f ms after the last reveal", float64(s.TimeUS-l.revealed)/1000)
+	default:
+		return
+	}
+	stamp := fmt.Sprintf("%6.2f s  ", float64(s.TimeUS)/1e6)
+	if l.live {
+		fmt.Fprintf(l.w, "\r\033[K%s%s", stamp, text)
+		if s.Step == "declined" {
+			fmt.Fprintln(l.w)
+		}
+		l.last = text
+		return
+	}
+	fmt.Fprintf(l.w, "%s%s\n", stamp, text)
+}
+
+// end leaves the last stage on the screen.
+func (l *stageLine) end() {
+	if l.live && l.last != "" {
+		fmt.Fprintln(l.w)
+	}
+}
+
+// printSettlement shows first the answer, then how it came about.
+func printSettlement(w io.Writer, s *node.Settlement) {
+	switch {
+	case len(s.Answers) > 0 && s.Answers[0].Rank == 1:
+		fmt.Fprintf(w, "\n%s\n\n", printable(s.Answers[0].Text))
+	case s.Outcome == ledger.NoAnswers:
+		fmt.Fprintf(w, "\nNobody answered.\n\n")
+	default:
+		fmt.Fprintf(w, "\nToo few validators judged the answers.\n\n")
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if len(s.Answers) > 0 {
+		fmt.Fprint(t, "RANK\tWORKER\tSCORE")
+		for _, v := range s.Validators {
+			fmt.Fprintf(t, "\tV%d", v.Index+1)
+		}
+		fmt.Fprintln(t, "\tPAID\tANSWER")
+		for _, a := range s.Answers {
+			rank, score := "-", "-"
+			if a.Rank > 0 {
+				rank, score = fmt.Sprint(a.Rank), formatScore(a.Score)
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s", rank, partyName(a.Worker), score)
+			for _, v := range s.Validators {
+				fmt.Fprintf(t, "\t%s", memberScore(a, v.Index))
+			}
+			fmt.Fprintf(t, "\t%s\t%s\n", formatFee(a.Paid), excerpt(a.Text, 48))
+		}
+		fmt.Fprintln(t)
+	}
+	fmt.Fprintln(t, "VALIDATOR\tJUDGED\tIN BAND\tPAID\tBURNED")
+	for _, v := range s.Validators {
+		note := ""
+		switch {
+		case !v.Sealed:
+			note = "\tnot sealed"
+		case !v.Revealed:
+			note = "\tdid not reveal"
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%s\t%s%s\n", v.Name, v.Judged, v.InBand, formatFee(v.Paid), formatFee(v.Burned), note)
+	}
+	t.Flush()
+	for _, d := range s.Declined {
+		fmt.Fprintf(w, "%s declined: %s\n", partyName(d.Worker), d.Reason)
+	}
+	fmt.Fprintf(w, "\n%s   fee %s = paid %s + refund %s + burned %s\n", s.Outcome, formatFee(s.Fee), formatFee(s.Fee-s.Refund-s.Burned), formatFee(s.Refund), formatFee(s.Burned))
+	fmt.Fprintf(w, "task %s\n", s.Task)
+	if t := s.Timeline; t != nil {
+		fmt.Fprintf(w, "locked %s, answers %s, scores %s, sealed %s, revealed %s, settled %s (%s after the last reveal)\n",
+			ms(t.Locked), ms(t.Answered), ms(t.Scored), ms(t.Sealed), ms(t.Revealed), ms(t.Settled), ms(t.Settlement))
+	}
+}
+
+func ms(us int64) string {
+	if us == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f ms", float64(us)/1000)
+}
+
+func memberScore(a node.SettledAnswer, validator int) string {
+	for _, s := range a.Scores {
+		if s.Validator == validator {
+			if a.Rank > 0 && !s.InBand {
+				return formatScore(s.Score) + "!"
+			}
+			return formatScore(s.Score)
+		}
+	}
+	return "-"
+}
+
+func partyName(p node.Party) string {
+	if p.Name != "" {
+		return p.Name
+	}
+	return p.Account.Short()
+}
+
+// printable takes the control characters out of a stranger's text, which could drive the terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && (r < ' ' || r >= 0x7f && r < 0xa0) {
+			return '\uFFFD'
+		}
+		return r
+	}, text)
+}
+
+// excerpt is the beginning of a text on one line.
+func excerpt(text string, most int) string {
+	r := []rune(strings.Join(strings.Fields(printable(text)), " "))
+	if len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return string(r)
+}

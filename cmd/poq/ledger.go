@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/poqmesh/poq/crypto"
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/control"
+)
+
+// ledgerFlags say whose ledger is looked at.
+type ledgerFlags struct{ dir, peer string }
+
+func newLedger(g *globals) *cobra.Command {
+	var f ledgerFlags
+	c := group("ledger", "Inspect and verify the ledger",
+		ledgerAccounts(g, &f), ledgerTasks(g, &f), ledgerTask(g, &f), ledgerVerify(g, &f))
+	c.Long = `Shows the ledger of a peer of the running network. If --dir names the directory
+of a network that does not run, its ledger is read from disk.`
+	c.PersistentFlags().StringVar(&f.dir, "dir", "", "directory of the network, if several run or it does not run")
+	c.PersistentFlags().StringVar(&f.peer, "peer", "", "peer whose ledger is looked at (default: the payer; verify: all)")
+	return c
+}
+
+// reader reads a ledger: of a running network, or from disk.
+type reader interface {
+	Accounts(ctx context.Context, peer string) (control.Accounts, error)
+	Tasks(ctx context.Context, peer string, n int) ([]control.Task, error)
+	Task(ctx context.Context, peer, id string) (node.TaskStatus, error)
+	Verify(ctx context.Context, peer string) ([]control.PeerVerification, error)
+}
+
+func (f *ledgerFlags) open(ctx context.Context) (reader, error) {
+	client, err := control.Dial(ctx, f.dir)
+	switch {
+	case err == nil:
+		return client, nil
+	case !errors.Is(err, control.ErrNotRunning):
+		return nil, err
+	case f.dir == "":
+		return nil, fmt.Errorf("%w, or name the directory of one that ended with --dir", err)
+	}
+	if _, err := os.Stat(filepath.Join(f.dir, "genesis.json")); err != nil {
+		return nil, fmt.Errorf("no network runs in %s and it holds none: %w", f.dir, err)
+	}
+	return offline(f.dir), nil
+}
+
+func ledgerAccounts(g *globals, f *ledgerFlags) *cobra.Command {
+	return &cobra.Command{Use: "accounts", Short: "List all accounts with their balances", Args: args(cobra.NoArgs), RunE: func(c *cobra.Command, _ []string) error {
+		r, err := f.open(c.Context())
+		if err != nil {
+			return err
+		}
+		a, err := r.Accounts(c.Context(), f.peer)
+		if err != nil {
+			return err
+		}
+		if g.json {
+			return printJSON(c.OutOrStdout(), a)
+		}
+		t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "ACCOUNT\tNAME\tBALANCE\tORDERS")
+		for _, e := range a.Accounts {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%d\n", e.Account.Short(), e.Name, formatAmount(e.Balance), e.Orders)
+		}
+		t.Flush()
+		fmt.Fprintf(c.OutOrStdout(), "\n%d settled tasks, %d open with %s in escrow; supply %s (ledger of %s)\n",
+			a.Tasks, a.Open, formatFee(a.Escrow), formatFee(a.Supply), a.Peer)
+		return nil
+	}}
+}
+
+func ledgerTasks(g *globals, f *ledgerFlags) *cobra.Command {
+	var n int
+	c := &cobra.Command{Use: "tasks", Short: "List the latest settled tasks", Args: args(cobra.NoArgs), RunE: func(c *cobra.Command, _ []string) error {
+		if n < 1 {
+			return usagef("-n %d: want a positive number", n)
+		}
+		r, err := f.open(c.Context())
+		if err != nil {
+			return err
+		}
+		tasks, err := r.Tasks(c.Context(), f.peer, n)
+		if err != nil {
+			return err
+		}
+		if g.json {
+			return printJSON(c.OutOrStdout(), tasks)
+		}
+		t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "TASK\tSETTLED\tOUTCOME\tFEE\tANSWERS")
+		for _, e := range tasks {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\n", e.Task.Short(), e.Settled.Format(time.DateTime), e.Outcome, formatFee(e.Fee), e.Answers)
+		}
+		return t.Flush()
+	}}
+	c.Flags().IntVarP(&n, "number", "n", 20, "how many, newest first")
+	return c
+}
+
+func ledgerTask(g *globals, f *ledgerFlags) *cobra.Command {
+	return &cobra.Command{Use: "task ID", Short: "Show how a task was judged and paid; the id may be shortened", Args: args(cobra.ExactArgs(1)), RunE: func(c *cobra.Command, a []string) error {
+		r, err := f.open(c.Context())
+		if err != nil {
+			return err
+		}
+		s, err := r.Task(c.Context(), f.peer, a[0])
+		switch {
+		case errors.Is(err, store.ErrAmbiguous) || errors.Is(err, store.ErrBadID):
+			return usageError{err}
+		case err != nil:
+			return err
+		case g.json:
+			return printJSON(c.OutOrStdout(), s)
+		case s.Open:
+			_, err := fmt.Fprintf(c.OutOrStdout(), "task %s is open: its fee is in escrow\n", s.Task)
+			return err
+		}
+		printSettlement(c.OutOrStdout(), s.Settlement)
+		return nil
+	}}
+}
+
+func ledgerVerify(g *globals, f *ledgerFlags) *cobra.Command {
+	return &cobra.Command{Use: "verify", Short: "Replay the ledger from genesis and check every signature, payment and sum", Args: args(cobra.NoArgs), RunE: func(c *cobra.Command, _ []string) error {
+		r, err := f.open(c.Context())
+		if err != nil {
+			return err
+		}
+		results, err := r.Verify(c.Context(), f.peer)
+		if err != nil {
+			return err
+		}
+		if g.json {
+			err = printJSON(c.OutOrStdout(), results)
+		} else {
+			printVerification(c.OutOrStdout(), results)
+		}
+		return errors.Join(err, failedVerification(results))
+	}}
+}
+
+func printVerification(w io.Writer, results []control.PeerVerification) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "LEDGER\tVERIFIED\tTASKS\tOPEN\tACCOUNTS\tSUPPLY\tESCROW\tBURNED\tTIME")
+	for _, r := range results {
+		if !r.OK {
+			fmt.Fprintf(t, "%s\tFAILED\t%s\n", r.Peer, r.Reason)
+			continue
+		}
+		fmt.Fprintf(t, "%s\tok\t%d\t%d\t%d\t%s\t%s\t%s\t%d ms\n", r.Peer, r.Tasks, r.Open, r.Accounts, formatFee(r.Supply), formatFee(r.Escrow), formatFee(r.Burned), r.ElapsedMS)
+	}
+	t.Flush()
+}
+
+func failedVerification(results []control.PeerVerification) error {
+	for _, r := range results {
+		if !r.OK {
+			return fmt.Errorf("%w: the ledger of %s: %s", errShown, r.Peer, r.Reason)
+		}
+	}
+	return nil
+}
+
+// offline is the directory of a network that does not run.
+type offline string
+
+// store opens a peer's ledger for reading; the default is the payer's.
+func (o offline) store(peer string) (*store.Store, error) {
+	peer = o.name(peer)
+	if filepath.Base(peer) != peer {
+		return nil, usagef("%q is no name of a peer", peer)
+	}
+	s, err := store.OpenReadOnly(filepath.Join(string(o), peer, "ledger"))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, fmt.Errorf("no peer %q: %w", peer, err)
+	}
+	return s, err
+}
+
+// read opens a peer's ledger, reads from it and closes it.
+func read[T any](o offline, peer string, f func(*store.Store) (T, error)) (v T, err error) {
+	s, err := o.store(peer)
+	if err != nil {
+		return v, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return f(s)
+}
+
+// name is the peer that is meant if none is named.
+func (offline) name(peer string) string {
+	if peer == "" {
+		return "payer"
+	}
+	return peer
+}
+
+// Accounts implements reader.
+func (o offline) Accounts(_ context.Context, peer string) (control.Accounts, error) {
+	return read(o, peer, func(s *store.Store) (control.Accounts, error) { return control.ReadAccounts(o.name(peer), s), nil })
+}
+
+// Tasks implements reader.
+func (o offline) Tasks(_ context.Context, peer string, n int) ([]control.Task, error) {
+	return read(o, peer, func(s *store.Store) ([]control.Task, error) { return control.ReadTasks(s, n) })
+}
+
+// Task implements reader.
+func (o offline) Task(_ context.Context, peer, id string) (node.TaskStatus, error) {
+	return read(o, peer, func(s *store.Store) (node.TaskStatus, error) {
+		task, err := s.Resolve(id)
+		if err != nil {
+			return node.TaskStatus{}, err
+		}
+		if !s.IsSettled(task) {
+			return node.TaskStatus{Task: task, Open: true}, nil
+		}
+		r, err := s.Receipt(task)
+		if err != nil {
+			return node.TaskStatus{}, err
+		}
+		if err := ledger.NewVerifier(s.Genesis()).Receipt(r); err != nil {
+			return node.TaskStatus{}, err
+		}
+		return node.TaskStatus{Task: task, Settlement: node.Describe(s.Genesis(), r, nil, func(h crypto.Hash) string {
+			text, err := s.Blob(h)
+			if err != nil {
+				return ""
+			}
+			return string(text)
+		})}, nil
+	})
+}
+
+// Verify implements reader.
+func (o offline) Verify(_ context.Context, peer string) ([]control.PeerVerification, error) {
+	peers := []string{peer}
+	if peer == "" {
+		found, err := filepath.Glob(filepath.Join(string(o), "*", "ledger"))
+		if err != nil {
+			return nil, fmt.Errorf("listing ledgers: %w", err)
+		}
+		peers = nil
+		for _, p := range found {
+			peers = append(peers, filepath.Base(filepath.Dir(p)))
+		}
+	}
+	var results []control.PeerVerification
+	for _, p := range peers {
+		v, err := read(o, p, func(s *store.Store) (control.PeerVerification, error) { return control.Verify(p, s), nil })
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, v)
+	}
+	return results, nil
+}

@@ -1,0 +1,56 @@
+// Command poq runs and inspects a mesh of peers that answer, judge and settle.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/poqmesh/poq/node/control"
+)
+
+// Exit codes.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() { // the second signal ends the process at once
+		<-ctx.Done()
+		stop()
+	}()
+	err := newRoot().ExecuteContext(ctx)
+	stop()
+	if err == nil {
+		return
+	}
+	if !errors.Is(err, errShown) {
+		fmt.Fprintln(os.Stderr, "poq:", err)
+	}
+	os.Exit(exitCode(err))
+}
+
+// usageError is an error of what was typed.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// errShown is wrapped when the output has said what is wrong.
+var errShown = errors.New("failed")
+
+func exitCode(err error) int {
+	var usage usageError
+	var remote *control.Error
+	if errors.As(err, &usage) || errors.As(err, &remote) && remote.Code == control.CodeUsage {
+		return exitUsage
+	}
+	return exitFailure
+}
