@@ -37,17 +37,17 @@ type engine struct {
 // graphFunc makes the network for inputs of one shape and returns its logits.
 type graphFunc func(scope *model.Scope, inputs map[string]*graph.Node) *graph.Node
 
-// newEngine loads the weights and lets [bert] build the network. The file's own graph isn't kept, but that of a file from elsewhere
-// is asked once: what bert makes of the tensors must be what the file says itself.
-func newEngine(f *files) (_ *engine, err error) {
+// newEngine loads the weights, for a tokenizer of so many words, and lets [bert] build the network. The file's own graph isn't kept, but
+// that of a file from elsewhere is asked once: what bert makes of the tensors must be what the file says itself.
+func newEngine(f *files, words int) (_ *engine, err error) {
 	defer func() { // the parser panics on some malformed files
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%v", r)
+			err = fmt.Errorf("it isn't a network in ONNX format: %v", r)
 		}
 	}()
 	file, err := parser.Parse(f.model)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("it isn't a network in ONNX format: %w", err)
 	}
 	e := &engine{weights: model.NewStore()}
 	if e.inputs, err = describe(file.Inputs, "input_ids", "attention_mask", "token_type_ids"); err != nil {
@@ -63,6 +63,9 @@ func newEngine(f *files) (_ *engine, err error) {
 		return nil, err
 	}
 	if err := file.VariablesToScope(e.weights.RootScope()); err != nil {
+		return nil, err
+	}
+	if err := f.config.check(e.weights, words); err != nil {
 		return nil, err
 	}
 	e.build = f.config.build
@@ -87,8 +90,8 @@ func newEngine(f *files) (_ *engine, err error) {
 	return e, nil
 }
 
-// probe is a pair that any vocabulary of a thousand tokens has.
-var probe = pair{ids: []uint32{101, 999, 998, 997, 102, 996, 995, 102}, answer: 5}
+// probe is a pair of tokens that every vocabulary has.
+var probe = pair{ids: []uint32{2, 1, 0, 1, 2, 0, 1, 2}, answer: 5}
 
 // pipeline returns hugot's pipeline for pairs of a length. GoMLX compiles a network for each length in its first run, and refuses new
 // ones when its cache is full; a pipeline of its own for each length lets the least recently used go. One that still runs is kept by

@@ -43,6 +43,8 @@ type config struct {
 	Layers     int     `json:"num_hidden_layers"`
 	Heads      int     `json:"num_attention_heads"`
 	Hidden     int     `json:"hidden_size"`
+	Inner      int     `json:"intermediate_size"`
+	Words      int     `json:"vocab_size"`
 	Positions  int     `json:"max_position_embeddings"`
 	Epsilon    float64 `json:"layer_norm_eps"`
 	Activation string  `json:"hidden_act"`

@@ -40,7 +40,7 @@ func New(ctx context.Context, directory string) (*Judge, error) {
 	if j.tokenizer, err = newTokenizer(f.tokenizer); err != nil {
 		return nil, f.broken(tokenizerFile, err)
 	}
-	if j.engine, err = newEngine(f); err != nil {
+	if j.engine, err = newEngine(f, len(j.tokenizer.continuing)); err != nil {
 		return nil, f.broken(modelFile, err)
 	}
 	return j, nil

@@ -3,6 +3,7 @@ package crossencoder
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -74,11 +75,49 @@ func (b *bert) normalise(x *graph.Node, name string) *graph.Node {
 	return nn.LayerNorm(x, []int{-1}, b.Epsilon, b.weight(name+".weight"), b.weight(name+".bias"), nil)
 }
 
-// weight panics if there is none of that name, which the compiler of the graph turns into an error.
-func (b *bert) weight(name string) *graph.Node {
-	v := b.scope.GetVariable(name)
-	if v == nil {
-		panic(fmt.Errorf("it has no tensor %q", name))
+// weight returns a tensor that [config.check] has seen.
+func (b *bert) weight(name string) *graph.Node { return b.scope.GetVariable(name).NodeValue(b.g) }
+
+// check looks whether weights has the tensors of the network that c describes, for a vocabulary of so many words.
+func (c config) check(weights *model.Store, words int) error {
+	scope := weights.RootScope().At(onnx.ModelScope)
+	shape := func(name string) []int {
+		if v := scope.GetVariable(name); v != nil {
+			return v.Shape().Dimensions
+		}
+		return nil
 	}
-	return v.NodeValue(b.g)
+	var wrong []string
+	want := func(name string, dims ...int) {
+		if got := shape(name); !slices.Equal(got, dims) {
+			wrong = append(wrong, fmt.Sprintf("%s %v, want %v", name, got, dims))
+		}
+	}
+	dense := func(name string, in, out int) { want(name+".wT", in, out); want(name+".b", out) }
+	normal := func(name string) { want(name+".weight", c.Hidden); want(name+".bias", c.Hidden) }
+
+	want("word.q", c.Words, c.Hidden)
+	want("word.scale", c.Words, 1)
+	want("type", 2, c.Hidden)
+	want("pos", 1, c.Positions, c.Hidden)
+	normal("bert.embeddings.LayerNorm")
+	for layer := range c.Layers {
+		name := fmt.Sprintf("bert.encoder.layer.%d.", layer)
+		for _, of := range []string{"self.query", "self.key", "self.value", "output.dense"} {
+			dense(name+"attention."+of, c.Hidden, c.Hidden)
+		}
+		normal(name + "attention.output.LayerNorm")
+		dense(name+"intermediate.dense", c.Hidden, c.Inner)
+		dense(name+"output.dense", c.Inner, c.Hidden)
+		normal(name + "output.LayerNorm")
+	}
+	dense("bert.pooler.dense", c.Hidden, c.Hidden)
+	dense("classifier", c.Hidden, 1)
+	if len(wrong) > 0 {
+		return fmt.Errorf("it isn't the network of %s: %d tensors differ, the first is %s", configFile, len(wrong), wrong[0])
+	}
+	if words > c.Words {
+		return fmt.Errorf("it knows %d tokens, %s has %d", c.Words, tokenizerFile, words)
+	}
+	return nil
 }

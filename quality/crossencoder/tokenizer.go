@@ -26,14 +26,15 @@ func newTokenizer(content []byte) (*tokenizer, error) {
 		return nil, fmt.Errorf("its model is %q, want WordPiece", kind)
 	}
 	t := &tokenizer{hf: hf}
+	vocabulary := hf.GetVocab()
 	for token, id := range map[string]*uint32{"[CLS]": &t.cls, "[SEP]": &t.sep, "[UNK]": &t.unk} {
-		n, ok := hf.TokenToID(token)
+		n, ok := vocabulary[token]
 		if !ok {
 			return nil, fmt.Errorf("it has no token %s", token)
 		}
 		*id = uint32(n)
 	}
-	for token, id := range hf.GetVocab() {
+	for token, id := range vocabulary {
 		if id < 0 || id > 1<<24 {
 			return nil, fmt.Errorf("token %q has id %d", token, id)
 		}
@@ -67,6 +68,9 @@ func (t *tokenizer) encode(ids []uint32, piece string) []uint32 {
 
 func (t *tokenizer) append(ids []uint32, text string) []uint32 {
 	for _, id := range t.hf.Encode(text) {
+		if id < 0 || id >= len(t.continuing) { // a file with two ids for one token
+			id = int(t.unk)
+		}
 		ids = append(ids, uint32(id))
 	}
 	return ids

@@ -1,0 +1,5 @@
+//go:build race
+
+package crossencoder
+
+func init() { slow = true }
