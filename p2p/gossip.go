@@ -26,16 +26,16 @@ type TopicConfig[T any] struct {
 	// MaxSize bounds a message in bytes, 1 to MaxGossip. Larger ones are rejected before Validate sees them.
 	MaxSize int
 	// Validate decodes and checks a message before it is passed on to other peers. from is the peer that
-	// handed it over, not the one that made it; it is the host's own id for what Publish sends. It runs in many
-	// goroutines at once (validators per topic) and must end by the deadline of ctx (validateTimeout).
+	// handed it over, not the one that made it; it is the host's own id for what Publish sends. It runs in up to
+	// eight goroutines at once, which all topics share: it must be quick, and end by the deadline of ctx (2 s).
 	// Nil error: deliver and pass on. Error wrapping ErrReject: drop, and hold it against from. Any other
-	// error, a panic or an end after the deadline: drop, nobody's fault.
+	// error, a panic, or any error after the deadline: drop, nobody's fault.
 	// A dropped message is not looked at again within Config.SeenTTL, whoever sends it. So a message that merely
 	// came too early must be accepted and kept.
 	Validate func(ctx context.Context, from peer.ID, data []byte) (T, error)
 	// Handle gets what Validate returned, also for own messages. It is called from one goroutine per topic,
 	// in the order in which validation ended, which for messages of one peer may differ from the order of sending.
-	// While it blocks, up to subscriptionQueue messages wait and later ones are lost (Stats.Undelivered).
+	// While it blocks, up to 1024 messages wait and later ones are lost (Stats.Undelivered).
 	Handle func(from peer.ID, msg T)
 }
 
@@ -45,8 +45,11 @@ type Topic struct {
 	name     string
 	maxSize  int
 	topic    *pubsub.Topic
-	validate func(ctx context.Context, from peer.ID, data []byte) (any, error)
+	validate func(ctx context.Context, from peer.ID, data []byte) (any, error) // a validated[T]
 }
+
+// validated is what a Validate function returned, on its way through pubsub to Handle.
+type validated[T any] struct{ msg T }
 
 // Join subscribes to a topic and serves it until the host closes. A topic can be joined once.
 func Join[T any](h *Host, cfg TopicConfig[T]) (*Topic, error) {
@@ -60,16 +63,17 @@ func Join[T any](h *Host, cfg TopicConfig[T]) (*Topic, error) {
 	}
 	t := &Topic{h: h, name: cfg.Name, maxSize: cfg.MaxSize}
 	t.validate = func(ctx context.Context, from peer.ID, data []byte) (any, error) {
-		return guard(h, "topic "+cfg.Name, func() (any, error) { return cfg.Validate(ctx, from, data) })
+		return guard(h, "topic "+cfg.Name, func() (any, error) {
+			msg, err := cfg.Validate(ctx, from, data)
+			return validated[T]{msg}, err
+		})
 	}
-	if err := t.join(func(m *pubsub.Message) { cfg.Handle(m.ReceivedFrom, m.ValidatorData.(validated).msg.(T)) }); err != nil {
+	handle := func(m *pubsub.Message) { cfg.Handle(m.ReceivedFrom, m.ValidatorData.(validated[T]).msg) }
+	if err := t.join(handle); err != nil {
 		return nil, fmt.Errorf("p2p: join %q: %w", cfg.Name, err)
 	}
 	return t, nil
 }
-
-// validated tags what a Validate function returned on its way through pubsub, so that it is never nil.
-type validated struct{ msg any }
 
 func (t *Topic) join(handle func(*pubsub.Message)) error {
 	h, id := t.h, t.h.id(t.name)
@@ -77,7 +81,7 @@ func (t *Topic) join(handle func(*pubsub.Message)) error {
 		return ErrClosed
 	}
 	err := h.gossip.RegisterTopicValidator(id, t.verdict,
-		pubsub.WithValidatorConcurrency(validators), pubsub.WithValidatorTimeout(validateTimeout))
+		pubsub.WithValidatorInline(true), pubsub.WithValidatorTimeout(validateTimeout))
 	if err == nil {
 		t.topic, err = h.gossip.Join(id)
 	}
@@ -104,13 +108,13 @@ func (t *Topic) join(handle func(*pubsub.Message)) error {
 
 // verdict is the gossip validator: own messages were checked by Publish, others are checked here.
 func (t *Topic) verdict(ctx context.Context, from peer.ID, m *pubsub.Message) pubsub.ValidationResult {
-	if _, ok := m.ValidatorData.(validated); ok && from == t.h.ID() {
+	if from == t.h.ID() && m.ValidatorData != nil {
 		return pubsub.ValidationAccept
 	}
 	msg, err := t.check(ctx, from, m.GetData())
 	result := verdictOf(ctx, err)
 	if result == pubsub.ValidationAccept {
-		m.ValidatorData = validated{msg}
+		m.ValidatorData = msg
 	} else {
 		t.h.log.Debug("gossip dropped", "topic", t.name, "from", from.String(), "blame", result == pubsub.ValidationReject, "err", err)
 	}
@@ -125,10 +129,10 @@ func (t *Topic) check(ctx context.Context, from peer.ID, data []byte) (any, erro
 }
 
 // verdictOf is the one place where an error becomes a verdict on a gossip message and so on its sender.
-// A check that ran out of time proves nothing, whatever it says.
+// A check that failed after its time was over proves nothing, whatever it says.
 func verdictOf(ctx context.Context, err error) pubsub.ValidationResult {
 	switch {
-	case err == nil && ctx.Err() == nil:
+	case err == nil:
 		return pubsub.ValidationAccept
 	case errors.Is(err, ErrReject) && ctx.Err() == nil:
 		return pubsub.ValidationReject
@@ -160,7 +164,7 @@ func (t *Topic) Publish(ctx context.Context, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("p2p: publish to %s: %w", t.name, err)
 	}
-	if err := t.topic.Publish(ctx, data, pubsub.WithValidatorData(validated{msg})); err != nil {
+	if err := t.topic.Publish(ctx, data, pubsub.WithValidatorData(msg)); err != nil {
 		if t.h.ctx.Err() != nil {
 			return ErrClosed
 		}
@@ -176,14 +180,6 @@ func (t *Topic) Peers() []peer.ID { return t.topic.ListPeers() }
 // grown to what it needs for n peers; what is published then reaches them all at once, without
 // waiting for a heartbeat. For a whole network to be ready, every host must have waited.
 func (t *Topic) WaitForPeers(ctx context.Context, n int) error {
-	events, err := t.topic.EventHandler()
-	if err != nil {
-		return fmt.Errorf("p2p: wait for peers in %s: %w", t.name, err)
-	}
-	defer events.Cancel()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(t.h.ctx, cancel)()
 	in := make(map[peer.ID]bool)
 	fail := func(err error) error {
 		if t.h.ctx.Err() != nil {
@@ -191,6 +187,14 @@ func (t *Topic) WaitForPeers(ctx context.Context, n int) error {
 		}
 		return fmt.Errorf("p2p: %d of %d peers in topic %s: %w", len(in), n, t.name, err)
 	}
+	events, err := t.topic.EventHandler()
+	if err != nil {
+		return fail(err)
+	}
+	defer events.Cancel()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.h.ctx, cancel)()
 	for len(in) < n {
 		e, err := events.NextPeerEvent(ctx)
 		if err != nil {
@@ -240,7 +244,7 @@ func (h *Host) startGossip(cfg Config) error {
 		pubsub.WithMaxMessageSize(maxRPC), pubsub.WithMaxControlMessageSize(maxRPC),
 		pubsub.WithSubscriptionFilter(pubsub.WrapLimitSubscriptionFilter(
 			pubsub.NewAllowlistSubscriptionFilter(ids...), maxSubscriptions)),
-		pubsub.WithValidateQueueSize(validateQueue), pubsub.WithValidateThrottle(validateThrottle),
+		pubsub.WithValidateQueueSize(validateQueue), pubsub.WithValidateWorkers(validators),
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),
 		pubsub.WithSeenMessagesTTL(ttl),
 		pubsub.WithRawTracer(h.mesh),

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -137,14 +138,42 @@ func New(cfg Config) (*Host, error) {
 		keeping: make(map[peer.ID]bool),
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	lh.Network().Notify(&network.NotifyBundle{
-		ConnectedF:    func(_ network.Network, c network.Conn) { h.watch.wake(c.RemotePeer()) },
-		DisconnectedF: func(_ network.Network, c network.Conn) { h.watch.wake(c.RemotePeer()) },
-	})
+	if err := h.watchPeers(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
 	if err := h.startGossip(cfg); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
+}
+
+// watchPeers wakes the loops that wait for a peer whenever something about it changed that may help them.
+func (h *Host) watchPeers() error {
+	sub, err := h.host.EventBus().Subscribe([]any{
+		new(event.EvtPeerConnectednessChanged), new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerProtocolsUpdated),
+	})
+	if err != nil {
+		return fmt.Errorf("p2p: watch peers: %w", err)
+	}
+	h.running.Go(func() {
+		defer func() { _ = sub.Close() }()
+		for {
+			select {
+			case e := <-sub.Out():
+				switch e := e.(type) {
+				case event.EvtPeerConnectednessChanged:
+					h.watch.wake(e.Peer)
+				case event.EvtPeerIdentificationCompleted:
+					h.watch.wake(e.Peer)
+				case event.EvtPeerProtocolsUpdated:
+					h.watch.wake(e.Peer)
+				}
+			case <-h.ctx.Done():
+				return
+			}
+		}
+	})
+	return nil
 }
 
 // ID is the peer id, the hash of the identity key.
@@ -183,8 +212,9 @@ func (h *Host) Connect(ctx context.Context, addrs ...multiaddr.Multiaddr) error 
 	return errors.Join(errs...)
 }
 
-// dial connects to a peer unless it is connected. It forgets libp2p's own back-off for the peer (5 s to 5 min),
-// which knows nothing of why we dial: every loop that calls dial has its own.
+// dial connects to a peer unless it is connected, and returns as soon as it is, whoever dialled. It forgets
+// libp2p's own back-off for the peer (5 s to 5 min), which knows nothing of why we dial: every loop that calls
+// dial has its own.
 func (h *Host) dial(ctx context.Context, p peer.AddrInfo) error {
 	if h.ctx.Err() != nil {
 		return ErrClosed
@@ -192,14 +222,31 @@ func (h *Host) dial(ctx context.Context, p peer.AddrInfo) error {
 	if sw, ok := h.host.Network().(*swarm.Swarm); ok {
 		sw.Backoff().Clear(p.ID)
 	}
-	if err := h.host.Connect(ctx, p); err != nil {
-		return fmt.Errorf("p2p: connect to %s: %w", p.ID, err)
+	// A peer that restarted elsewhere may reach us while we still try its old address, which over UDP
+	// takes seconds to fail.
+	changed, stop := h.watch.add(p.ID)
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	dialled := make(chan error, 1)
+	go func() { dialled <- h.host.Connect(ctx, p) }()
+	for {
+		select {
+		case err := <-dialled:
+			if err != nil && !h.Connected(p.ID) {
+				return fmt.Errorf("p2p: connect to %s: %w", p.ID, err)
+			}
+			return nil
+		case <-changed:
+			if h.Connected(p.ID) {
+				cancel()
+			}
+		}
 	}
-	return nil
 }
 
 // Keep holds connections to the given peers open from now on: a peer that is not connected is dialled again,
-// with a back-off between dialMin and dialMax. It returns at once. Addresses of one peer are
+// with a back-off between a quarter of a second and ten seconds. It returns at once. Addresses of one peer are
 // merged; naming a peer a second time adds its addresses.
 func (h *Host) Keep(addrs ...multiaddr.Multiaddr) error {
 	peers, err := peer.AddrInfosFromP2pAddrs(addrs...)

@@ -176,13 +176,16 @@ func (l *Links) run(k *link) {
 	for {
 		s, err := l.open(k.to)
 		if err == nil {
-			retry.reset()
+			since := time.Now()
 			k.isUp.Store(true)
 			if l.up != nil {
 				l.up(k.to)
 			}
 			err = l.pump(k, s)
 			k.isUp.Store(false)
+			if time.Since(since) > dialMax { // a peer that admits us and hangs up at once must not make us spin
+				retry.reset()
+			}
 		}
 		if l.h.ctx.Err() != nil {
 			return
@@ -283,7 +286,9 @@ func (l *Links) serve(s network.Stream) {
 }
 
 // take makes s the one inbound stream of its peer: a peer that opens a second has lost the first. It waits
-// until the first is done, so that frames stay in order.
+// until the first is done, so that frames stay in order. If the first came over another connection, the
+// peer has lost that too, most likely by a crash: closing it now lets gossip and our own link move to the new
+// connection at once, where the transport alone would take half a minute to notice.
 func (l *Links) take(from peer.ID, s network.Stream) (release func()) {
 	in := &inbound{stream: s, done: make(chan struct{})}
 	l.mu.Lock()
@@ -292,6 +297,9 @@ func (l *Links) take(from peer.ID, s network.Stream) (release func()) {
 	l.mu.Unlock()
 	if old != nil {
 		_ = old.stream.Reset()
+		if old.stream.Conn() != s.Conn() {
+			_ = old.stream.Conn().Close()
+		}
 		<-old.done
 	}
 	return func() {

@@ -16,7 +16,7 @@ import (
 type Stats struct {
 	Rejected    uint64 // the sender's fault
 	Ignored     uint64 // dropped by Validate without blame
-	Throttled   uint64 // the validation queue or the validators of a topic were busy
+	Throttled   uint64 // dropped because too many waited for Validate
 	Undelivered uint64 // Handle was too slow
 	Unsent      uint64 // RPCs that found a peer's outbound queue full
 }
@@ -105,7 +105,7 @@ func (t *meshTracer) RejectMessage(_ *pubsub.Message, reason string) {
 	switch reason {
 	case pubsub.RejectValidationIgnored:
 		t.ignored.Add(1)
-	case pubsub.RejectValidationQueueFull, pubsub.RejectValidationThrottled:
+	case pubsub.RejectValidationQueueFull:
 		t.throttled.Add(1)
 	default:
 		t.rejected.Add(1)

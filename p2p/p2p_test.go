@@ -9,13 +9,11 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, leaksOfLibraries()...) }
-
-// leaksOfLibraries lists goroutines that libraries start once per process.
-func leaksOfLibraries() []goleak.Option { return nil }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // got is a gossip message or a frame as a handler saw it.
 type got struct {
@@ -46,6 +44,12 @@ func newHost(t testing.TB, cfg Config) *Host {
 	})
 	return h
 }
+
+// overQUIC and overTCP make a host listen, and so its peers dial, over one transport.
+var (
+	overQUIC = []multiaddr.Multiaddr{multiaddr.StringCast("/ip4/127.0.0.1/udp/0/quic-v1")}
+	overTCP  = []multiaddr.Multiaddr{multiaddr.StringCast("/ip4/127.0.0.1/tcp/0")}
+)
 
 // newHosts starts n hosts, each connected to all others.
 func newHosts(t testing.TB, n int, cfg Config) []*Host {
@@ -105,6 +109,20 @@ func parse(_ context.Context, _ peer.ID, data []byte) (string, error) {
 	}
 }
 
+// newLinks serves links for text frames, as join does; what is handled goes to out.
+func newLinks(t testing.TB, h *Host, cfg LinkConfig[string], out chan<- got) *Links {
+	t.Helper()
+	cfg.Name, cfg.MaxFrame, cfg.Validate = "votes", 1<<10, parse
+	if cfg.Handle == nil {
+		cfg.Handle = func(from peer.ID, msg string) { out <- got{h.ID(), from, msg} }
+	}
+	links, err := NewLinks(h, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return links
+}
+
 func receive[T any](t testing.TB, c <-chan T) T {
 	t.Helper()
 	select {
@@ -116,7 +134,7 @@ func receive[T any](t testing.TB, c <-chan T) T {
 	}
 }
 
-func ready(t testing.TB, topics []*Topic) {
+func allReady(t testing.TB, topics []*Topic) {
 	t.Helper()
 	for _, topic := range topics {
 		if err := topic.WaitForPeers(deadline(t), len(topics)-1); err != nil {
@@ -130,7 +148,7 @@ func TestTwoHostsTalk(t *testing.T) {
 	a, b := hosts[0], hosts[1]
 	out := make(chan got, 16)
 	topics := []*Topic{join(t, a, out), join(t, b, out)}
-	ready(t, topics)
+	allReady(t, topics)
 	if err := topics[0].Publish(deadline(t), []byte("hello")); err != nil {
 		t.Fatal(err)
 	}
@@ -146,18 +164,9 @@ func TestTwoHostsTalk(t *testing.T) {
 	}
 
 	frames := make(chan got, 16)
-	links := make([]*Links, 2)
-	for i, h := range hosts {
-		var err error
-		links[i], err = NewLinks(h, LinkConfig[string]{
-			Name: "votes", MaxFrame: 1024, Validate: parse,
-			Handle: func(from peer.ID, msg string) { frames <- got{h.ID(), from, msg} },
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := links[1].Send(a.ID(), []byte("vote")); err != nil {
+	newLinks(t, a, LinkConfig[string]{}, frames)
+	links := newLinks(t, b, LinkConfig[string]{}, frames)
+	if err := links.Send(a.ID(), []byte("vote")); err != nil {
 		t.Fatal(err)
 	}
 	if g, want := receive(t, frames), (got{a.ID(), b.ID(), "vote"}); g != want {

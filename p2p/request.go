@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -64,9 +65,9 @@ type ServeConfig struct {
 	Name string
 	// MaxRequest bounds a request in bytes, 1 to MaxBody.
 	MaxRequest int
-	// Handle answers a request with at most MaxBody bytes. It runs in many goroutines at once (serveAtOnce,
-	// servePerPeer per peer; further requests are answered with ErrBusy) and must end by the deadline of ctx, which also
-	// ends when the peer goes away. A panic is answered with ErrRemote.
+	// Handle answers a request with at most MaxBody bytes. It runs in up to 64 goroutines at once, 8 per peer
+	// (further requests are answered with ErrBusy), and must end with ctx: after 10 s, or when the requester gives
+	// up. A panic is answered with ErrRemote.
 	Handle func(ctx context.Context, from peer.ID, req []byte) ([]byte, error)
 }
 
@@ -126,6 +127,15 @@ func (h *Host) respond(ctx context.Context, s network.Stream, cfg ServeConfig, s
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
+	// The requester sends nothing more: a read ends when it gives up, or below.
+	ctx, cancel := context.WithCancel(ctx)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		defer cancel()
+		_, _ = s.Read(make([]byte, 1))
+	}()
+	defer func() { _ = s.SetReadDeadline(time.Now()); <-gone }()
 	return guard(h, "serve "+cfg.Name, func() ([]byte, error) { return cfg.Handle(ctx, from, req) })
 }
 
@@ -155,7 +165,7 @@ func (s *slots) take(p peer.ID) (release func(), ok bool) {
 }
 
 // Request asks a peer and returns its response of at most maxResponse bytes. A context without deadline
-// gets one of requestTimeout. The errors wrap ErrNotFound, ErrBusy, ErrBadRequest or ErrRemote if the peer
+// gets one of 10 s. The errors wrap ErrNotFound, ErrBusy, ErrBadRequest or ErrRemote if the peer
 // said so, ErrTooLarge, ErrClosed, or what went wrong on the way. The peer is dialled if its address is known.
 func (h *Host) Request(ctx context.Context, to peer.ID, name string, req []byte, maxResponse int) ([]byte, error) {
 	id, err := h.protocol(name)

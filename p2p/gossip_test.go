@@ -1,0 +1,256 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+func TestEveryHostHandlesEveryMessageOnce(t *testing.T) {
+	const each = 20
+	hosts := newHosts(t, 8, Config{})
+	out := make(chan got, 8*8*each)
+	topics := make([]*Topic, len(hosts))
+	for i, h := range hosts {
+		topics[i] = join(t, h, out)
+	}
+	allReady(t, topics)
+	for n := range each {
+		for i, topic := range topics {
+			if err := topic.Publish(deadline(t), fmt.Appendf(nil, "%d from %d", n, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	type delivery struct {
+		at  peer.ID
+		msg string
+	}
+	seen := make(map[delivery]bool)
+	for range len(hosts) * len(hosts) * each {
+		g := receive(t, out)
+		if d := (delivery{g.at, g.msg}); seen[d] {
+			t.Errorf("%v handled twice", d)
+		} else {
+			seen[d] = true
+		}
+	}
+	for _, h := range hosts {
+		if s := h.Stats(); s != (Stats{}) {
+			t.Errorf("lost or dropped: %+v", s)
+		}
+	}
+}
+
+func TestThirtyHostsLiveInOneProcess(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts thirty hosts")
+	}
+	hosts := newHosts(t, 30, Config{})
+	out := make(chan got, 30)
+	topics := make([]*Topic, len(hosts))
+	for i, h := range hosts {
+		topics[i] = join(t, h, out)
+	}
+	allReady(t, topics)
+	if err := topics[0].Publish(deadline(t), []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	for range hosts {
+		receive(t, out)
+	}
+}
+
+func TestVerdictBlamesOnlyWhatTheSenderAnswersFor(t *testing.T) {
+	h := newHost(t, Config{})
+	topic := join(t, h, nil)
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, c := range []struct {
+		name string
+		ctx  context.Context
+		data string
+		want pubsub.ValidationResult
+	}{
+		{"a good message", t.Context(), "good", pubsub.ValidationAccept},
+		{"a good message checked late", over, "good", pubsub.ValidationAccept},
+		{"the sender's fault", t.Context(), "bad", pubsub.ValidationReject},
+		{"the sender's fault found late", over, "bad", pubsub.ValidationIgnore},
+		{"any other error", t.Context(), "odd", pubsub.ValidationIgnore},
+		{"a panic", t.Context(), "oops", pubsub.ValidationIgnore},
+		{"the largest message", t.Context(), strings.Repeat("x", 8<<10), pubsub.ValidationAccept},
+		{"a larger message", t.Context(), strings.Repeat("x", 8<<10+1), pubsub.ValidationReject},
+	} {
+		m := &pubsub.Message{Message: &pb.Message{Data: []byte(c.data)}}
+		if got := topic.verdict(c.ctx, "other", m); got != c.want {
+			t.Errorf("%s: got %d, want %d", c.name, got, c.want)
+		}
+		if decoded := m.ValidatorData != nil; decoded != (c.want == pubsub.ValidationAccept) {
+			t.Errorf("%s: decoded message passed on: %v", c.name, decoded)
+		}
+	}
+}
+
+func TestDroppedMessageGoesNoFurther(t *testing.T) {
+	// b accepts what the others do not, and sends it before something good.
+	hosts := newHosts(t, 3, Config{})
+	out := make(chan got, 16)
+	topics := []*Topic{join(t, hosts[0], out), nil, join(t, hosts[2], out)}
+	var err error
+	topics[1], err = Join(hosts[1], TopicConfig[string]{
+		Name: "order", MaxSize: MaxGossip,
+		Validate: func(_ context.Context, _ peer.ID, data []byte) (string, error) { return string(data), nil },
+		Handle:   func(peer.ID, string) {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allReady(t, topics)
+	for _, msg := range []string{"bad", "odd", "oops", strings.Repeat("x", 8<<10+1), "good"} {
+		if err := topics[1].Publish(deadline(t), []byte(msg)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if g := receive(t, out); g.msg != "good" {
+			t.Errorf("%.10s was handled", g.msg)
+		}
+	}
+}
+
+func TestPublishReturnsTheValidationError(t *testing.T) {
+	h := newHost(t, Config{})
+	out := make(chan got, 1)
+	topic := join(t, h, out)
+	for _, c := range []struct {
+		data string
+		want error
+	}{
+		{"bad", ErrReject},
+		{"odd", errOdd},
+		{strings.Repeat("x", 8<<10+1), ErrTooLarge},
+	} {
+		if err := topic.Publish(t.Context(), []byte(c.data)); !errors.Is(err, c.want) {
+			t.Errorf("%.10s: got %v, want %v", c.data, err, c.want)
+		}
+	}
+	if err := topic.Publish(t.Context(), []byte("oops")); err == nil {
+		t.Error("a panic of Validate must be an error")
+	}
+	if err := topic.Publish(t.Context(), []byte("good")); err != nil {
+		t.Error(err)
+	}
+	if g := receive(t, out); g != (got{h.ID(), h.ID(), "good"}) {
+		t.Errorf("got %v", g)
+	}
+}
+
+func TestJoinTellsWhatIsWrong(t *testing.T) {
+	h := newHost(t, Config{})
+	validate := parse
+	handle := func(peer.ID, string) {}
+	for name, cfg := range map[string]TopicConfig[string]{
+		"unlisted topic": {Name: "other", MaxSize: 1, Validate: validate, Handle: handle},
+		"no size":        {Name: "order", Validate: validate, Handle: handle},
+		"size too large": {Name: "order", MaxSize: MaxGossip + 1, Validate: validate, Handle: handle},
+		"no callbacks":   {Name: "order", MaxSize: 1},
+	} {
+		if _, err := Join(h, cfg); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	join(t, h, nil)
+	if _, err := Join(h, TopicConfig[string]{Name: "order", MaxSize: 1, Validate: validate, Handle: handle}); err == nil {
+		t.Error("joined twice: no error")
+	}
+}
+
+func TestNilInterfaceMessageIsHandled(t *testing.T) {
+	h := newHost(t, Config{})
+	out := make(chan error, 1)
+	topic, err := Join(h, TopicConfig[error]{
+		Name: "order", MaxSize: 10,
+		Validate: func(context.Context, peer.ID, []byte) (error, error) { return nil, nil },
+		Handle:   func(_ peer.ID, msg error) { out <- msg },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := topic.Publish(t.Context(), []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if msg := receive(t, out); msg != nil {
+		t.Errorf("got %v", msg)
+	}
+}
+
+func TestNetworksDoNotMix(t *testing.T) {
+	a, b, c := newHost(t, Config{Network: "one"}), newHost(t, Config{Network: "two"}), newHost(t, Config{Network: "one"})
+	connect(t, a, b)
+	connect(t, b, c)
+	connect(t, a, c)
+	out := make(chan got, 16)
+	ta, tb, tc := join(t, a, out), join(t, b, out), join(t, c, out)
+	allReady(t, []*Topic{ta, tc})
+	if err := tb.Publish(deadline(t), []byte("for two")); err != nil {
+		t.Fatal(err)
+	}
+	if err := ta.Publish(deadline(t), []byte("for one")); err != nil {
+		t.Fatal(err)
+	}
+	want := map[got]bool{{b.ID(), b.ID(), "for two"}: true, {a.ID(), a.ID(), "for one"}: true, {c.ID(), a.ID(), "for one"}: true}
+	for range 3 {
+		if g := receive(t, out); !want[g] {
+			t.Errorf("%v crossed networks", g)
+		}
+	}
+	if peers := tb.Peers(); len(peers) != 0 {
+		t.Errorf("network two sees peers of network one: %v", peers)
+	}
+	for _, h := range []*Host{a, b} {
+		if err := h.Serve(ServeConfig{Name: "blob", MaxRequest: 1, Handle: echo}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.Request(deadline(t), a.ID(), "blob", []byte("x"), 1); err == nil {
+		t.Error("a request crossed networks")
+	}
+}
+
+func TestMessageIDsDifferWithTopicAndData(t *testing.T) {
+	ids := make(map[string]string)
+	for _, c := range [][2]string{{"ab", "c"}, {"a", "bc"}, {"", "abc"}, {"abc", ""}, {"a", "b"}, {"b", "a"}} {
+		id := messageID(&pb.Message{Topic: &c[0], Data: []byte(c[1])})
+		if len(id) != 20 {
+			t.Errorf("id of %d bytes", len(id))
+		}
+		if other, ok := ids[id]; ok {
+			t.Errorf("%v and %v have one id", c, other)
+		}
+		ids[id] = c[0] + "|" + c[1]
+	}
+}
+
+func TestWaitForPeersEndsWithItsContextOrTheHost(t *testing.T) {
+	h := newHost(t, Config{})
+	topic := join(t, h, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := topic.WaitForPeers(ctx, 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	waits := make(chan error, 1)
+	go func() { waits <- topic.WaitForPeers(context.Background(), 1) }()
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, waits); !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v, want ErrClosed", err)
+	}
+}
