@@ -1,0 +1,66 @@
+# Targets for people. `make help` lists them.
+
+export GOTOOLCHAIN := local
+export GOEXPERIMENT := simd
+export CGO_ENABLED := 0
+
+GO ?= go
+FUZZTIME ?= 10s
+BENCHTIME ?= 2s
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
+LDFLAGS := -s -w
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test vet lint unit race fuzz e2e cross bench bench-settle clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/poq
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/poq ./cmd/poq
+
+demo: build ## start a network, ask it three questions, verify its ledgers
+	./bin/poq devnet \
+		--ask "Who wrote Pride and Prejudice, and when was it published?" \
+		--ask "$$(cat examples/passage.txt)" \
+		--ask "$$(cat examples/summary.txt)"
+
+test: vet lint unit race fuzz e2e cross ## everything that CI runs
+
+vet: ## go vet, with and without SIMD
+	$(GO) vet ./...
+	GOEXPERIMENT= $(GO) build ./...
+
+lint: ## golangci-lint
+	$(GO) run $(GOLANGCI) run ./...
+
+unit: ## unit tests, the protocol's virtual swarm among them
+	$(GO) test $$($(GO) list ./... | grep -v /e2e)
+
+race: ## the same under the race detector, shortened
+	CGO_ENABLED=1 $(GO) test -race -short $$($(GO) list ./... | grep -v /e2e)
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "fuzz $$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+e2e: build ## the built binary, as a user runs it
+	$(GO) test -count=1 ./e2e
+
+cross: ## build for other systems
+	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/poq
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/poq
+	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./cmd/poq
+
+bench: ## benchmarks of judge, language model, ledger and gossip
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem ./...
+
+bench-settle: build ## time the agreement alone
+	./bin/poq bench settle
+
+clean: ## remove what was built
+	rm -rf bin
