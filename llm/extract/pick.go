@@ -24,7 +24,8 @@ func rarity(sentences []sentence) map[string]float64 {
 }
 
 // answer picks the sentence that shares the rarest terms with the question and has what the question asks for, such as a year; and a
-// second one if it adds as much again of what the first lacks. None is picked if no sentence shares a term.
+// second one if the first lacks something asked for that it has, or more was asked than one thing. None is picked if no sentence
+// shares a term.
 func answer(sentences []sentence, question string, want wish) []int {
 	weights := rarity(sentences)
 	asked := newSentence(question)
@@ -63,8 +64,14 @@ func answer(sentences []sentence, question string, want wish) []int {
 				best, at = total, i
 			}
 		}
-		if at < 0 || len(picked) > 0 && want.sentences == 0 && best < 0.6*first {
+		if at < 0 {
 			break
+		}
+		if len(picked) > 0 && want.sentences == 0 {
+			lacks := slices.ContainsFunc(needs, func(n need) bool { return n.met(sentences[at], asked) })
+			if !lacks && !several.MatchString(question) || best < 0.6*first {
+				break
+			}
 		}
 		if len(picked) == 0 {
 			first = best
@@ -92,8 +99,11 @@ var (
 	asksWhere  = regexp.MustCompile(`(?i)\b(where|(what|which) (place|city|town|country))\b`)
 	asksWhy    = regexp.MustCompile(`(?i)\b(why|for what reason|what (caused|led))\b`)
 
+	several = regexp.MustCompile(`(?i)(\?.+\?|\b(and|or) (who|when|where|why|how|what|which)\b)`)
+
 	moment = regexp.MustCompile(`(?i)\b(1\d{3}|20\d{2}|january|february|march|april|june|july|august|september|october|november|december|` +
 		`monday|tuesday|wednesday|thursday|friday|saturday|sunday|yesterday|today|tomorrow|century|spring|summer|autumn|winter|(last|next) (year|month|week)|\d{1,2}(:\d\d)? ?[ap]\.?m)\b`)
+	year   = regexp.MustCompile(`\b(1\d{3}|20\d{2})\b`)
 	amount = regexp.MustCompile(`(?i)(\d|\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred|thousand|million|billion|half|third|quarter|dozen|once|twice)\b)`)
 	place  = regexp.MustCompile(`\b(in|at|near|from|off|outside|between|into|on|to|along|across|under|beside) (the |a |an )?([a-z]+ )?\p{Lu}`)
 	reason = regexp.MustCompile(`(?i)\b(because|since|due to|owing to|so that|in order|to (avoid|prevent|protect|make|keep|reduce|save)|caused|fear(ing|ed)?|thanks to|as a result|after|reason|led to|therefore)\b`)
@@ -111,7 +121,7 @@ func needsOf(question string) []need {
 		met    func(s, question sentence) bool
 	}{
 		{asksWhen, 0.5, matches(moment)},
-		{asksAmount, 0.5, matches(amount)},
+		{asksAmount, 0.5, func(s, _ sentence) bool { return amount.MatchString(year.ReplaceAllString(s.text, "")) }},
 		{asksWho, 0.4, newName},
 		{asksWhere, 0.3, matches(place)},
 		{asksWhy, 0.5, matches(reason)},
