@@ -1,12 +1,18 @@
 package crossencoder
 
 import (
+	"context"
 	"fmt"
+	"net"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/poqmesh/poq/quality"
 )
 
 // pairOf returns texts that make a pair of exactly n tokens, half of them the answer's. Every word is one token.
@@ -87,6 +93,69 @@ func BenchmarkFirstOfLength(b *testing.B) {
 			}
 			b.ReportMetric(float64(first.Microseconds())/1000/float64(b.N), "first-ms")
 			b.ReportMetric(float64(second.Microseconds())/1000/float64(b.N), "second-ms")
+		})
+	}
+}
+
+// BenchmarkEchoBesideTheJudge measures how long a datagram on the loopback takes there and back while a pool scores pairs without
+// a pause: what a peer's gossip feels of the judge.
+func BenchmarkEchoBesideTheJudge(b *testing.B) {
+	j := open(b)
+	prompt, answer := pairOf(b, j.tokenizer, 256)
+	for workers := range runtime.GOMAXPROCS(0) + 1 {
+		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
+			var conns [2]net.PacketConn
+			for i := range conns {
+				c, err := net.ListenPacket("udp", "127.0.0.1:0")
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer c.Close()
+				conns[i] = c
+			}
+			go func() {
+				buffer := make([]byte, 64)
+				for {
+					n, from, err := conns[1].ReadFrom(buffer)
+					if err != nil {
+						return
+					}
+					if _, err := conns[1].WriteTo(buffer[:n], from); err != nil {
+						return
+					}
+				}
+			}()
+			pool := quality.NewPool(j, quality.PoolOptions{Workers: max(workers, 1)})
+			ctx, stop := context.WithCancel(b.Context())
+			var wg sync.WaitGroup
+			for worker := range workers {
+				wg.Go(func() {
+					for n := 0; ctx.Err() == nil; n++ {
+						_, _ = pool.Score(ctx, prompt, fmt.Sprint(answer, worker, n))
+					}
+				})
+			}
+			var times []time.Duration
+			buffer := make([]byte, 64)
+			for b.Loop() {
+				time.Sleep(2 * time.Millisecond)
+				start := time.Now()
+				if _, err := conns[0].WriteTo(buffer, conns[1].LocalAddr()); err != nil {
+					b.Fatal(err)
+				}
+				if _, _, err := conns[0].ReadFrom(buffer); err != nil {
+					b.Fatal(err)
+				}
+				times = append(times, time.Since(start))
+			}
+			stop()
+			wg.Wait()
+			if err := pool.Close(); err != nil {
+				b.Fatal(err)
+			}
+			slices.Sort(times)
+			b.ReportMetric(float64(times[len(times)/2].Microseconds())/1000, "p50-ms")
+			b.ReportMetric(float64(times[len(times)*99/100].Microseconds())/1000, "p99-ms")
 		})
 	}
 }

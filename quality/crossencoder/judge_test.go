@@ -20,7 +20,7 @@ import (
 
 // hugot's own session reads the directory, joins the texts, tokenises and runs the graph of the file node by node.
 func TestScoresMatchHugotsPipeline(t *testing.T) {
-	if slow {
+	if raceDetector {
 		t.Skip("takes long under the race detector")
 	}
 	session, err := hugot.NewGoSession(t.Context())
@@ -56,7 +56,7 @@ func TestScoresMatchHugotsPipeline(t *testing.T) {
 }
 
 func TestJudgeOfADirectoryIsTheBuiltInOneIfItsFilesAre(t *testing.T) {
-	if slow {
+	if raceDetector {
 		t.Skip("takes long under the race detector")
 	}
 	builtin := open(t)
@@ -93,7 +93,7 @@ func TestEveryFileIsPartOfTheIdentity(t *testing.T) {
 }
 
 func TestUnusableDirectoryNamesTheFile(t *testing.T) {
-	if slow {
+	if raceDetector {
 		t.Skip("takes long under the race detector")
 	}
 	complete := map[string][]byte{modelFile: builtinModel, tokenizerFile: builtinTokenizer, configFile: builtinConfig}
@@ -112,7 +112,7 @@ func TestUnusableDirectoryNamesTheFile(t *testing.T) {
 		"empty model":       {modelFile, []byte{}, modelFile, "ONNX format"},
 		"tokenizer cut off": {tokenizerFile, builtinTokenizer[:1000], tokenizerFile, "JSON"},
 		"other tokenizer":   {tokenizerFile, []byte(`{"model":{"type":"BPE"}}`), tokenizerFile, "WordPiece"},
-		"bigger vocabulary": {tokenizerFile, bytes.Replace(builtinTokenizer, []byte(`"[PAD]": 0`), []byte(`"[PAD]": 0, "more": 40000`), 1), modelFile, "40001"},
+		"bigger vocabulary": {tokenizerFile, bytes.Replace(builtinTokenizer, []byte(`"[PAD]": 0`), []byte(`"[PAD]": 0, "qqqq": 40000`), 1), modelFile, "40001"},
 		"config no JSON":    {configFile, []byte("x"), configFile, "invalid"},
 		"few positions":     {configFile, replace(`"max_position_embeddings": 512`, `"max_position_embeddings": 128`), configFile, "at least 512"},
 		"other activation":  {configFile, replace(`"gelu"`, `"relu"`), configFile, "hidden_act"},
@@ -153,7 +153,7 @@ func TestUnusableDirectoryNamesTheFile(t *testing.T) {
 }
 
 func TestJudgeKeepsNoMoreThanSomeLengths(t *testing.T) {
-	if slow || testing.Short() {
+	if raceDetector || testing.Short() {
 		t.Skip("compiles many networks")
 	}
 	j := open(t)
@@ -204,7 +204,7 @@ func TestJudgeTellsLabelledAnswersApart(t *testing.T) {
 	}
 	rows := slices.Collect(strings.Lines(string(labelled)))
 	switch {
-	case slow:
+	case raceDetector:
 		rows = rows[1:3]
 	case testing.Short():
 		rows = rows[:10]
@@ -219,7 +219,7 @@ func TestJudgeTellsLabelledAnswersApart(t *testing.T) {
 	if e.Prompts != len(rows) || e.Pairs.Count == 0 {
 		t.Errorf("%+v", *e)
 	}
-	if !slow && e.Pairs.Right < 0.6 { // 0.72 over all, by the card
+	if !raceDetector && e.Pairs.Right < 0.6 { // 0.72 over all, by the card
 		t.Errorf("right about %.2f of %d pairs", e.Pairs.Right, e.Pairs.Count)
 	}
 }

@@ -33,7 +33,7 @@ var specialText = regexp.MustCompile(`\[(CLS|SEP|PAD|UNK|MASK)\]`)
 func neutralise(text string) string {
 	text = strings.Map(func(r rune) rune {
 		switch {
-		case r == '\t' || r == '\n' || r == '\r':
+		case r >= ' ' && r <= '~' || r == '\t' || r == '\n' || r == '\r':
 			return r
 		case r == unicode.ReplacementChar || unicode.In(r, unicode.Cc, unicode.Cf):
 			return -1

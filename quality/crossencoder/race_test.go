@@ -2,4 +2,4 @@
 
 package crossencoder
 
-func init() { slow = true }
+func init() { raceDetector = true }
