@@ -8,7 +8,7 @@
 //
 // A [Judge] reads a prompt and an answer and says how good the answer is, without a reference answer. Its identity stands in every order,
 // so all validators of a task ask the same one. Package quality/crossencoder has the real one. A [Pool] stands before it: validators
-// of one process that judge the same pair share the work, and no more pairs are scored at a time than there are cores.
+// of one process that judge the same pair share the work, and no more pairs are scored at a time than leave room for gossip.
 //
 // [Evaluate] measures a judge on labelled answers.
 //

@@ -17,9 +17,15 @@ var ErrClosed = errors.New("the judge's pool is closed")
 // DefaultEntries is how many scores a [Pool] remembers by default: about 10 MB.
 const DefaultEntries = 1 << 16
 
+// DefaultWorkers is one less than [runtime.GOMAXPROCS], at least one, and no more than there are cores. Goroutines that compute keep a
+// processor of the runtime for ten milliseconds at a time: if all were judging, a peer's message would wait that long (see
+// BenchmarkEchoBesideTheJudge). A program that sets GOMAXPROCS above the number of cores judges on all cores and leaves it to the
+// operating system to let short work pass, which it does within microseconds.
+func DefaultWorkers() int { return max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0)-1)) }
+
 // PoolOptions bound what a [Pool] takes. The zero value is a good choice.
 type PoolOptions struct {
-	Workers int // pairs scored at a time; by default as many as [runtime.GOMAXPROCS] says
+	Workers int // pairs scored at a time; by default [DefaultWorkers]
 	Entries int // scores remembered, the least recently used goes first; by default [DefaultEntries]
 }
 
@@ -57,7 +63,7 @@ type flight struct {
 // NewPool returns a pool that asks judge. It has no goroutines while nothing is being scored.
 func NewPool(judge Judge, o PoolOptions) *Pool {
 	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
+		o.Workers = DefaultWorkers()
 	}
 	if o.Entries <= 0 {
 		o.Entries = DefaultEntries
