@@ -1,0 +1,335 @@
+package ledger
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/poqmesh/poq/crypto"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// settledSwarm runs one task to its end and returns the swarm and the receipt of peer 0.
+func settledSwarm(t testing.TB, n int) (*swarm, *Receipt) {
+	t.Helper()
+	s := newSwarm(t, n, 1)
+	id, order := s.order(0, TaskID{}, Credit, 3)
+	s.gossip(n, order)
+	for w := range 3 {
+		s.answer(id, w, fmt.Sprint("answer ", w), 20*time.Millisecond, 40*time.Millisecond)
+	}
+	s.run(time.Minute)
+	if len(s.peers[0].receipts) != 1 {
+		t.Fatal("the task was not settled")
+	}
+	return s, s.peers[0].receipts[0]
+}
+
+// samples has one valid message of each type.
+func samples(t testing.TB) (*swarm, []Message) {
+	s, r := settledSwarm(t, 4)
+	id, order := s.order(1, r.Task(), 5, 2)
+	answer := Answer{Task: id, Worker: s.workers[0].Public(), Text: crypto.Sum([]byte("text")), Salt: crypto.Sum([]byte("salt"))}
+	ids := []AnswerID{answer.ID()}
+	opening := Opening{Scores: []Score{7000}, Salt: crypto.Sum([]byte("salt 2"))}
+	bundle := NewBundle(2, 9, crypto.Sum([]byte("previous")), []Leaf{
+		{LockVote, id, StageLock, 0, id}, {Prepare, id, StageSeal, 3, crypto.Sum([]byte("s"))}, {FastCommit, id, StageSettle, 0, crypto.Sum([]byte("v"))},
+	})
+	bundle.Sign(s.domain, s.keys[2])
+	return s, []Message{
+		order,
+		new(Sign(s.domain, s.workers[0], AnswerCommit{id, answer.Worker, answer.Commitment(s.domain)})),
+		&AnswerMessage{Sign(s.domain, s.workers[0], answer), []byte("text")},
+		new(Sign(s.domain, s.workers[1], Decline{id, s.workers[1].Public(), "no passage to extract from"})),
+		new(Sign(s.domain, s.keys[1], CommitScores(s.domain, id, 1, ids, opening))),
+		new(Sign(s.domain, s.keys[1], Reveal{id, 1, opening})),
+		&LockCert{r.Order, r.Lock}, &r.Seal, r, &bundle, &Query{id},
+	}
+}
+
+func TestEveryMessageSurvivesEncodingAndVerifies(t *testing.T) {
+	s, messages := samples(t)
+	for _, m := range messages {
+		topic, data := Encode(m)
+		for _, on := range []Topic{topic, TopicVotes} {
+			got, err := Decode(on, data)
+			if err != nil {
+				t.Errorf("%T on %s: %v", m, on, err)
+				continue
+			}
+			if _, again := Encode(got); !bytes.Equal(again, data) || reflect.TypeOf(got) != reflect.TypeOf(m) {
+				t.Errorf("%T does not survive encoding", m)
+			}
+			if _, err := s.verifier.Verify(got); err != nil {
+				t.Errorf("%T: %v", m, err)
+			}
+		}
+		for _, other := range []Topic{TopicOrder, TopicAnswer, TopicScore, TopicCert} {
+			if _, err := Decode(other, data); other != topic && !errors.Is(err, ErrMalformed) {
+				t.Errorf("%T was accepted on topic %s: %v", m, other, err)
+			}
+		}
+	}
+}
+
+func TestEveryTruncatedOrExtendedMessageIsMalformed(t *testing.T) {
+	_, messages := samples(t)
+	for _, m := range messages {
+		topic, data := Encode(m)
+		for n := range data {
+			if n > 600 && n%97 != 0 {
+				continue
+			}
+			if _, err := Decode(topic, data[:n]); !errors.Is(err, ErrMalformed) {
+				t.Fatalf("%T cut to %d of %d bytes: %v", m, n, len(data), err)
+			}
+		}
+		if _, err := Decode(topic, append(bytes.Clone(data), 0)); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%T with a byte more: %v", m, err)
+		}
+	}
+	if _, err := Decode(TopicOrder, make([]byte, MaxMessage+1)); !errors.Is(err, ErrMalformed) {
+		t.Errorf("too long: %v", err)
+	}
+}
+
+// A flipped bit anywhere must be noticed: nothing in a message is outside of a signature or a hash.
+// Only a query is not signed.
+func TestNoBitOfAMessageCanBeFlipped(t *testing.T) {
+	s, messages := samples(t)
+	for _, m := range messages {
+		if _, ok := m.(*Query); ok {
+			continue
+		}
+		topic, data := Encode(m)
+		step := max(1, len(data)/400)
+		for i := 0; i < len(data); i += step {
+			broken := bytes.Clone(data)
+			broken[i] ^= 1 << (i % 8)
+			got, err := Decode(topic, broken)
+			if err != nil {
+				continue
+			}
+			if v, err := s.verifier.Verify(got); err == nil {
+				t.Fatalf("%T: bit flipped in byte %d of %d: accepted as %T", m, i, len(data), v.Message())
+			}
+		}
+	}
+}
+
+func TestMessagesOfAnotherChainOrEpochAreRefused(t *testing.T) {
+	s, messages := samples(t)
+	for name, change := range map[string]func(*Genesis){
+		"network": func(g *Genesis) { g.Network = "other" },
+		"epoch":   func(g *Genesis) { g.Epoch++ },
+	} {
+		g := *s.genesis
+		change(&g)
+		v := NewVerifier(&g)
+		for _, m := range messages {
+			if _, ok := m.(*Query); ok {
+				continue
+			}
+			if _, err := v.Verify(m); err == nil {
+				t.Errorf("%T was accepted by another %s", m, name)
+			}
+		}
+	}
+}
+
+func TestOrdersAgainstTheRulesAreRefused(t *testing.T) {
+	s := newSwarm(t, 4, 1)
+	for name, change := range map[string]func(*Order){
+		"no such split":            func(o *Order) { o.Split = 9 },
+		"another judge":            func(o *Order) { o.Judge[0]++ },
+		"no fee":                   func(o *Order) { o.Fee = 0 },
+		"a fee beyond 63 bits":     func(o *Order) { o.Fee = 1 << 63 },
+		"no answers":               func(o *Order) { o.MaxAnswers = 0 },
+		"too many answers":         func(o *Order) { o.MaxAnswers = MaxAnswers + 1 },
+		"no time to answer":        func(o *Order) { o.AnswerDeadline = 0 },
+		"scores before answers":    func(o *Order) { o.ScoreDeadline = o.AnswerDeadline - 1 },
+		"too much time":            func(o *Order) { o.ScoreDeadline = 1 << 31 },
+		"first order with a past":  func(o *Order) { o.Previous[3] = 1 },
+		"later order without past": func(o *Order) { o.Nonce = 1 },
+	} {
+		_, m := s.order(0, TaskID{}, Credit, 3)
+		o := m.Order.Statement
+		change(&o)
+		if _, err := s.verifier.Verify(&OrderMessage{Order: Sign(s.domain, s.payer, o)}); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestReceiptThatWasTamperedWithIsRefused(t *testing.T) {
+	s, good := settledSwarm(t, 4)
+	if err := s.verifier.Receipt(good); err != nil {
+		t.Fatal(err)
+	}
+	other := func() *Receipt {
+		r, err := DecodeReceipt(good.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	// resign has a quorum vote for a changed outcome, as only more than f Byzantine validators could.
+	resign := func(r *Receipt) {
+		vote := Leaf{FastCommit, r.Task(), StageSettle, 0, r.Outcome.Hash(s.domain)}
+		r.Settle = Certificate{Vote: vote}
+		for i := range 3 {
+			u := NewBundle(uint16(i), 100, crypto.Hash{}, []Leaf{vote})
+			u.Sign(s.domain, s.keys[i])
+			r.Settle.Proofs = append(r.Settle.Proofs, u.proof(0))
+		}
+	}
+	for name, c := range map[string]struct {
+		change func(*Receipt)
+		want   error
+	}{
+		"order's signature":       {func(r *Receipt) { r.Order.Sig[1] ^= 1 }, ErrSignature},
+		"order's fee":             {func(r *Receipt) { r.Order.Statement.Fee++ }, ErrMalformed},
+		"a credit":                {func(r *Receipt) { r.Outcome.Credits[0].Amount++ }, ErrMalformed},
+		"a credit, voted for":     {func(r *Receipt) { r.Outcome.Credits[0].Amount++; resign(r) }, ErrOutcome},
+		"ranking, voted for":      {func(r *Receipt) { r.Outcome.Ranking[0].Score++; resign(r) }, ErrOutcome},
+		"a score, voted for":      {func(r *Receipt) { r.Outcome.Reveals[0].Opening.Scores[0]++; resign(r) }, ErrOutcome},
+		"lock of two voters":      {func(r *Receipt) { r.Lock.Proofs = r.Lock.Proofs[:2] }, ErrNoQuorum},
+		"seal of two voters":      {func(r *Receipt) { r.Seal.Votes.Proofs = r.Seal.Votes.Proofs[1:] }, ErrNoQuorum},
+		"settled by two voters":   {func(r *Receipt) { r.Settle.Proofs = r.Settle.Proofs[:2] }, ErrNoQuorum},
+		"one voter twice":         {func(r *Receipt) { r.Settle.Proofs[1] = r.Settle.Proofs[0] }, ErrMalformed},
+		"a vote's signature":      {func(r *Receipt) { r.Settle.Proofs[0].Header.Sig[0] ^= 1 }, ErrSignature},
+		"a vote's path":           {func(r *Receipt) { r.Settle.Proofs[0].Path = []crypto.Hash{{}} }, ErrMalformed},
+		"an unknown voter":        {func(r *Receipt) { r.Settle.Proofs[2].Header.Statement.Validator = 9 }, ErrMalformed},
+		"prepare instead":         {func(r *Receipt) { r.Seal.Votes.Vote.Kind = Prepare }, ErrMalformed},
+		"seal votes as settle":    {func(r *Receipt) { r.Settle = r.Seal.Votes }, ErrMalformed},
+		"a sealed commitment out": {func(r *Receipt) { r.Seal.Value = r.Seal.Value[1:] }, ErrMalformed},
+		"a sealed signature":      {func(r *Receipt) { r.Seal.Value[0].Sig[0] ^= 1 }, ErrSignature},
+		"a task of another":       {func(r *Receipt) { r.Lock.Vote.Task[0]++ }, ErrMalformed},
+	} {
+		r := other()
+		c.change(r)
+		if err := s.verifier.Receipt(r); !errors.Is(err, c.want) {
+			t.Errorf("%s: got %v, want %v", name, err, c.want)
+		}
+	}
+}
+
+// A change of these bytes breaks every signature and every ledger: it takes a new version in the tag.
+func TestEncodingsStayAsTheyAre(t *testing.T) {
+	s, messages := samples(t)
+	golden := map[string]string{"chain": s.domain.Chain.String(), "genesis": hex.EncodeToString(s.genesis.Encode())}
+	for _, m := range messages {
+		name := strings.TrimPrefix(fmt.Sprintf("%T", m), "*")
+		name = strings.NewReplacer("ledger.", "", "github.com/poqmesh/poq/", "").Replace(name)
+		_, data := Encode(m)
+		golden[name] = hex.EncodeToString(data)
+	}
+	got, err := json.MarshalIndent(golden, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("testdata", "encodings.json")
+	if *update {
+		if err := os.WriteFile(path, append(got, '\n'), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(want) != string(got)+"\n" {
+		t.Error("encodings changed; if that is meant, run the test with -update")
+	}
+}
+
+func TestMerklePathsProveTheirLeafAndNoOther(t *testing.T) {
+	for n := 1; n <= 40; n++ {
+		leaves := make([]Leaf, n)
+		for i := range leaves {
+			leaves[i] = Leaf{Prepare, TaskID{byte(i)}, StageSeal, uint32(i), crypto.Hash{1}}
+		}
+		u := NewBundle(0, 0, crypto.Hash{}, leaves)
+		for i := range leaves {
+			p := u.proof(i)
+			for j, l := range leaves {
+				if p.contains(l) != (i == j) {
+					t.Fatalf("%d leaves: path of leaf %d and leaf %d: %v", n, i, j, p.contains(l))
+				}
+			}
+			if n > 1 {
+				p.Path = p.Path[1:]
+				if p.contains(leaves[i]) {
+					t.Fatal("a shortened path proves a leaf")
+				}
+			}
+		}
+	}
+	u := NewBundle(0, 0, crypto.Hash{}, make([]Leaf, MaxBundleLeaves))
+	if got := len(u.proof(0).Path); got != maxPath {
+		t.Errorf("path of the largest bundle has %d hashes, maxPath is %d", got, maxPath)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	s, messages := samples(f)
+	for _, m := range messages {
+		_, data := Encode(m)
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := Decode(TopicVotes, data)
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) {
+				t.Fatalf("error of no class: %v", err)
+			}
+			return
+		}
+		if _, again := Encode(m); !bytes.Equal(again, data) {
+			t.Fatalf("%T has two encodings", m)
+		}
+		_, _ = s.verifier.Verify(m) // must not panic
+	})
+}
+
+func FuzzDecodeStored(f *testing.F) {
+	_, r := settledSwarm(f, 4)
+	f.Add(r.Encode())
+	f.Add((&LockCert{r.Order, r.Lock}).Encode())
+	f.Add(EncodeOpening(r.Seal.Value[0].Statement, r.Outcome.Reveals[0].Opening))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if r, err := DecodeReceipt(data); err == nil && !bytes.Equal(r.Encode(), data) {
+			t.Fatal("receipt has two encodings")
+		}
+		if l, err := DecodeLock(data); err == nil && !bytes.Equal(l.Encode(), data) {
+			t.Fatal("lock has two encodings")
+		}
+		if c, o, err := DecodeOpening(data); err == nil && !bytes.Equal(EncodeOpening(c, o), data) {
+			t.Fatal("opening has two encodings")
+		}
+	})
+}
+
+func BenchmarkVerifyReceipt(b *testing.B) {
+	for _, n := range []int{4, 16} {
+		s, r := settledSwarm(b, n)
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := s.verifier.Receipt(r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
