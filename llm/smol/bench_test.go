@@ -39,12 +39,12 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// BenchmarkPrefill reads 256 tokens on one core.
+// BenchmarkPrefill reads 128 tokens on one core.
 func BenchmarkPrefill(b *testing.B) {
 	for _, k := range implementations() {
 		b.Run(k.name, func(b *testing.B) {
 			m := with(embedded(b), k)
-			const length = 256
+			const length = 128
 			s, text := newSession(m, 1, length), tokens(m, length)
 			n := 0
 			for b.Loop() {

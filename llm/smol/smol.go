@@ -48,6 +48,8 @@ type Options struct {
 	MaxTokens int
 
 	// Threads is the number of goroutines that compute one answer; zero stands for GOMAXPROCS. The answer does not depend on it.
+	// They block rather than spin when there is nothing to do, so engines and a judge can share a few cores at the default; two
+	// engines that answer at the same time are then each half as fast.
 	Threads int
 }
 
@@ -105,6 +107,7 @@ var shared = sync.OnceValues(func() (*prepared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the embedded weights can't be loaded: %w", err)
 	}
+	release(weights)
 	return prepare(m, runtime.GOMAXPROCS(0)), nil
 })
 

@@ -3,6 +3,8 @@ package smol
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -341,4 +343,18 @@ func TestDrawFollowsTheProbabilities(t *testing.T) {
 		t.Errorf("with top-p 0.6: %v", n)
 	}
 	newSampler(1, 1, 1, "").next([]float32{float32(math.NaN()), 1}) // must not panic
+}
+
+func TestWeightsCanBeReadAgainAfterTheirRelease(t *testing.T) {
+	before := sha256.Sum256(weights)
+	release(weights)
+	if sha256.Sum256(weights) != before {
+		t.Error("the embedded weights have changed")
+	}
+	want, err := hex.DecodeString("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53")
+	if err != nil || !bytes.Equal(before[:], want) {
+		t.Errorf("the embedded weights have sha256 %x", before)
+	}
+	release(weights[5:77]) // less than a page
+	release(nil)
 }
