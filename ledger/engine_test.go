@@ -1,22 +1,51 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/poqmesh/poq/crypto"
 )
 
+// settleOne runs one task with three answers to its end.
+func (s *swarm) settleOne() TaskID {
+	id, order := s.order(0, TaskID{}, Credit, 3)
+	s.gossip(len(s.peers)-1, order)
+	for w := range 3 {
+		s.answer(id, w, fmt.Sprint("answer ", w), 20*time.Millisecond, 40*time.Millisecond)
+	}
+	s.run(time.Minute)
+	return id
+}
+
+func (p *peer) saw(step Step) (n int) {
+	for _, g := range p.progress {
+		if g.Step == step {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *peer) evidence() (reasons []string) {
+	for _, g := range p.progress {
+		if g.Step == Evidence {
+			reasons = append(reasons, g.Reason)
+		}
+	}
+	return reasons
+}
+
 func TestSwarmOfAnySizeSettlesAndAgrees(t *testing.T) {
-	for _, n := range []int{1, 2, 4, 7, 10} {
-		for seed := range uint64(5) {
+	for _, n := range []int{1, 2, 3, 4, 5, 7, 10, 16} {
+		for seed := range uint64(4) {
 			t.Run(fmt.Sprintf("n=%d/seed=%d", n, seed), func(t *testing.T) {
 				s := newSwarm(t, n, seed)
-				id, order := s.order(0, TaskID{}, Credit, 3)
-				s.gossip(n, order)
-				for w := range 3 {
-					s.answer(id, w, fmt.Sprint("answer ", w), 20*time.Millisecond, 40*time.Millisecond)
-				}
-				s.run(time.Minute)
+				s.settleOne()
 				s.checkAgreement(1)
 				for i, p := range s.peers {
 					if k := p.receipts[0].Outcome.Kind; k != Paid {
@@ -25,8 +54,341 @@ func TestSwarmOfAnySizeSettlesAndAgrees(t *testing.T) {
 					if open := p.engine.OpenTasks(); open != 0 {
 						t.Errorf("peer %d keeps %d tasks", i, open)
 					}
+					if len(p.engine.held)+len(p.engine.sent)+len(p.engine.openings)+len(p.engine.voted)+len(p.engine.reserved) != 0 {
+						t.Errorf("peer %d keeps something of a settled task", i)
+					}
 				}
 			})
 		}
+	}
+}
+
+func TestOutcomeDoesNotDependOnTheOrderOfMessages(t *testing.T) {
+	kinds := map[string]bool{}
+	for seed := range uint64(12) {
+		s := newSwarm(t, 4, seed)
+		s.settleOne()
+		var ranking []string
+		for _, r := range s.peers[0].receipts[0].Outcome.Ranking {
+			ranking = append(ranking, fmt.Sprint(r.Answer.Text.Short(), r.Score))
+		}
+		kinds[strings.Join(ranking, " ")] = true
+	}
+	if len(kinds) != 1 {
+		t.Errorf("%d rankings of one task: %v", len(kinds), kinds)
+	}
+}
+
+func TestPipelinedOrdersAreLockedInOrderAndNeverOverdrawn(t *testing.T) {
+	s := newSwarm(t, 4, 3)
+	var previous TaskID
+	orders := make([]*OrderMessage, 5)
+	for i := range orders { // five orders of 30 from a balance of 100
+		previous, orders[i] = s.order(uint64(i), previous, 30*Credit, 1)
+	}
+	for _, i := range []int{4, 2, 0, 3, 1} {
+		s.after(0, func() { s.gossip(4, orders[i]) })
+	}
+	s.run(900 * time.Millisecond) // before any answer deadline
+	for i, p := range s.peers {
+		if open, escrow := p.Escrowed(); open != 3 || escrow != 90*Credit {
+			t.Errorf("peer %d has %d tasks with %d in escrow, want 3 with 90 credits", i, open, escrow)
+		}
+		if b := p.Account(s.payer.Public()).Balance; b != int64(10*Credit) {
+			t.Errorf("peer %d: balance %d", i, b)
+		}
+	}
+	// Nobody answers: the refunds cover the rest.
+	s.run(time.Hour)
+	s.checkAgreement(5)
+}
+
+func TestDoubleSpendLocksAtMostOneOrderAndFreezesThePayer(t *testing.T) {
+	for seed := range uint64(20) {
+		s := newSwarm(t, 4, seed)
+		a, first := s.order(0, TaskID{}, Credit, 1)
+		b, second := s.order(0, TaskID{}, 2*Credit, 1)
+		for to := range s.peers { // half of the peers hear the one first, half the other
+			if to%2 == 0 {
+				s.send(4, to, "", first)
+				s.after(5*time.Millisecond, func() { s.send(4, to, "", second) })
+			} else {
+				s.send(4, to, "", second)
+				s.after(5*time.Millisecond, func() { s.send(4, to, "", first) })
+			}
+		}
+		s.run(500 * time.Millisecond)
+		_, next := s.order(1, a, Credit, 1)
+		s.gossip(4, next)
+		s.run(time.Second)
+		for i, p := range s.peers[:4] {
+			_, one := p.Escrow(a)
+			_, two := p.Escrow(b)
+			if one && two {
+				t.Fatalf("seed %d: peer %d locked both", seed, i)
+			}
+			if len(p.evidence()) == 0 {
+				t.Errorf("seed %d: peer %d noticed nothing", seed, i)
+			}
+			if open, _ := p.Escrowed(); open > 1 {
+				t.Errorf("seed %d: the frozen payer got another lock", seed)
+			}
+			if err := p.State.CheckComplete(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestMessagesThatOvertakeTheirOrderAreKept(t *testing.T) {
+	s := newSwarm(t, 4, 5)
+	id, order := s.order(0, TaskID{}, Credit, 1)
+	s.answer(id, 0, "early", 0, time.Millisecond)
+	s.after(100*time.Millisecond, func() { s.gossip(4, order) })
+	s.run(time.Minute)
+	s.checkAgreement(1)
+	if o := s.peers[0].receipts[0].Outcome; len(o.Ranking) != 1 {
+		t.Errorf("the early answer was lost: %+v", o)
+	}
+}
+
+func TestAnswerWithoutTimelyCommitmentIsNotScored(t *testing.T) {
+	s := newSwarm(t, 4, 6)
+	id, order := s.order(0, TaskID{}, Credit, 3)
+	s.gossip(4, order)
+	good := s.answer(id, 0, "in time", 100*time.Millisecond, 1100*time.Millisecond)
+	s.answer(id, 1, "late", 1200*time.Millisecond, 1300*time.Millisecond)
+	s.after(200*time.Millisecond, func() { // shows an answer that is not the one it committed to
+		a := Answer{Task: id, Worker: s.workers[2].Public(), Text: crypto.Sum([]byte("promised"))}
+		s.gossip(4, new(Sign(s.domain, s.workers[2], AnswerCommit{id, a.Worker, a.Commitment(s.domain)})))
+		a.Text = crypto.Sum([]byte("copied"))
+		s.after(time.Second, func() { s.gossip(4, &AnswerMessage{Sign(s.domain, s.workers[2], a), []byte("copied")}) })
+	})
+	s.run(time.Minute)
+	s.checkAgreement(1)
+	o := s.peers[0].receipts[0].Outcome
+	if len(o.Ranking) != 1 || o.Ranking[0].Answer != good {
+		t.Errorf("got ranking %+v, want only the answer in time", o.Ranking)
+	}
+}
+
+func TestDeclinesCloseEarlyButNeverAlone(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers, declines int
+		early             bool
+	}{
+		"answer and declines":  {1, 2, true},
+		"only declines":        {0, 3, false},
+		"one is still missing": {1, 1, false},
+	} {
+		s := newSwarm(t, 4, 7)
+		id, order := s.order(0, TaskID{}, Credit, 3)
+		s.gossip(4, order)
+		for w := range c.answers {
+			s.answer(id, w, "text", 20*time.Millisecond, 100*time.Millisecond)
+		}
+		for w := c.answers; w < c.answers+c.declines; w++ {
+			s.after(30*time.Millisecond, func() {
+				s.gossip(4, new(Sign(s.domain, s.workers[w], Decline{id, s.workers[w].Public(), "busy"})))
+			})
+		}
+		s.run(900 * time.Millisecond) // the answer deadline is at 1 s
+		if settled := s.peers[0].Tasks() == 1; settled != c.early {
+			t.Errorf("%s: settled before the deadline: %v", name, settled)
+		}
+		s.run(time.Minute)
+		s.checkAgreement(1)
+		if n := s.peers[4].saw(Declined); n != c.declines {
+			t.Errorf("%s: %d declines were shown, want %d", name, n, c.declines)
+		}
+	}
+}
+
+func TestTaskThatNobodyAnswersRefundsThePayer(t *testing.T) {
+	s := newSwarm(t, 4, 8)
+	_, order := s.order(0, TaskID{}, Credit, 3)
+	s.gossip(4, order)
+	s.run(time.Minute)
+	s.checkAgreement(1)
+	p := s.peers[0]
+	if p.receipts[0].Outcome.Kind != NoAnswers {
+		t.Errorf("got %v", p.receipts[0].Outcome.Kind)
+	}
+	if b := p.Account(s.payer.Public()).Balance; b != int64(100*Credit-Credit/100) {
+		t.Errorf("payer holds %d", b)
+	}
+	if b := p.Account(Burned).Balance; b != int64(Credit/100) {
+		t.Errorf("%d burned", b)
+	}
+}
+
+func TestLostVotesAndScoresAreSentAgain(t *testing.T) {
+	for seed := range uint64(10) {
+		s := newSwarm(t, 4, seed)
+		s.drop = func(from, to int, m Message) bool {
+			if s.now > 5*time.Second {
+				return false
+			}
+			switch m.(type) {
+			case *Bundle, *Signed[ScoreCommit], *Signed[Reveal], *SealCert, *LockCert:
+				return from != to && s.random.IntN(10) < 4
+			}
+			return false
+		}
+		s.settleOne()
+		s.checkAgreement(1)
+	}
+}
+
+func TestRevealLeavesNoValidatorBeforeTheSeal(t *testing.T) {
+	s := newSwarm(t, 4, 9)
+	s.drop = func(from, to int, m Message) bool {
+		if _, ok := m.(*Signed[Reveal]); ok && from < 4 && s.peers[from].saw(Sealed) == 0 {
+			t.Errorf("validator %d reveals before the seal (I13)", from)
+		}
+		return false
+	}
+	s.settleOne()
+	s.checkAgreement(1)
+}
+
+func TestMemberWithTwoCommitmentsIsNotSealedAndIsReported(t *testing.T) {
+	s := newSwarm(t, 4, 10)
+	id, order := s.order(0, TaskID{}, Credit, 1)
+	s.gossip(4, order)
+	s.answer(id, 0, "text", 20*time.Millisecond, 40*time.Millisecond)
+	s.drop = func(from, _ int, m Message) bool { // member 3 keeps quiet, but for what is sent below
+		c, ok := m.(*Signed[ScoreCommit])
+		return ok && from == 3 && c.Statement.Answers != nil
+	}
+	s.after(200*time.Millisecond, func() {
+		for salt := range 2 {
+			s.gossip(3, new(Sign(s.domain, s.keys[3], CommitScores(s.domain, id, 3, nil, Opening{Salt: [32]byte{byte(salt)}}))))
+		}
+	})
+	s.run(500 * time.Millisecond)
+	for i, p := range s.peers[:3] {
+		if !slices.ContainsFunc(p.evidence(), func(r string) bool { return strings.Contains(r, "validator 3") }) {
+			t.Errorf("peer %d noticed nothing", i)
+		}
+		if p.Tasks() != 0 {
+			t.Errorf("peer %d settled with the contradicted commitment", i)
+		}
+	}
+}
+
+func TestTwoBundlesWithOneNumberAreReported(t *testing.T) {
+	s := newSwarm(t, 4, 11)
+	for i := range 2 {
+		u := NewBundle(2, 0, crypto.Hash{}, []Leaf{{Prepare, TaskID{byte(i)}, StageSeal, 0, crypto.Hash{}}})
+		u.Sign(s.domain, s.keys[2])
+		s.send(2, 0, TopicVotes, &u)
+	}
+	s.run(time.Second)
+	if e := s.peers[0].evidence(); len(e) != 1 || !strings.Contains(e[0], "validator 2 signed two bundles") {
+		t.Errorf("got %v", e)
+	}
+}
+
+// A validator that restarts with its log never contradicts a vote, and takes up its open tasks.
+func TestRestartedValidatorKeepsItsVotesAndFinishesItsTasks(t *testing.T) {
+	for _, at := range []time.Duration{3, 8, 20, 60, 70, 80, 90} {
+		s := newSwarm(t, 4, uint64(at))
+		id, order := s.order(0, TaskID{}, Credit, 1)
+		s.gossip(4, order)
+		s.answer(id, 0, "text", 20*time.Millisecond, 50*time.Millisecond)
+		s.after(at*time.Millisecond, func() {
+			p := s.peers[1]
+			locked, wasLocked := p.engine.tasks[id]
+			e := NewEngine(s.genesis, 1, p)
+			for _, l := range p.votes {
+				e.RestoreVote(l)
+				if l.Kind == LockVote {
+					e.RestoreOrder(order.Order.Statement)
+				}
+			}
+			if own, ok := p.engine.openings[id]; ok {
+				e.RestoreOpening(own.commit, own.opening)
+			}
+			p.engine = e
+			if wasLocked && locked.locked {
+				e.Resume(&LockCert{*locked.order, locked.lock})
+			}
+		})
+		s.run(2 * time.Minute)
+		for i, p := range s.peers {
+			cast := map[ballot]crypto.Hash{}
+			for _, l := range p.votes {
+				if v, ok := cast[l.ballot()]; ok && v != l.Value {
+					t.Errorf("at %d ms: peer %d contradicted itself", at, i)
+				}
+				cast[l.ballot()] = l.Value
+			}
+		}
+		if s.peers[0].Tasks() == 1 {
+			s.checkAgreement(1)
+		} else if s.peers[1].saw(Answered) > 0 && s.peers[1].engine.tasks[id] != nil && len(s.peers[1].engine.tasks[id].scoreCommits) == 4 {
+			t.Errorf("at %d ms: all score commitments are there and the task is not settled", at)
+		}
+	}
+}
+
+func TestUnpaidOrdersDoNotPileUp(t *testing.T) {
+	s := newSwarm(t, 4, 12)
+	p := s.peers[0]
+	for i := range maxUnlocked + 50 {
+		o := Order{Payer: testKey("poor", i%7).Public(), Nonce: 0, Fee: Credit, Split: 1, Judge: s.genesis.Judge, MaxAnswers: 1, AnswerDeadline: 1000, ScoreDeadline: 1000 + uint32(i)}
+		p.engine.Receive(Verified{&OrderMessage{Order: Signed[Order]{Statement: o}}, OrderID(s.domain, o)})
+	}
+	if n := p.engine.OpenTasks(); n > maxUnlocked {
+		t.Errorf("%d unpaid orders are kept", n)
+	}
+	if n := len(p.engine.waiting); n > maxUnlocked {
+		t.Errorf("%d orders wait", n)
+	}
+	for i := range 3 * maxHeld {
+		p.engine.Receive(Verified{&Signed[Decline]{}, TaskID{byte(i), byte(i >> 8)}})
+	}
+	if n := len(p.engine.held); n > maxHeld {
+		t.Errorf("%d messages are held", n)
+	}
+	if len(p.votes) != 0 {
+		t.Error("voted to lock fees that are not there")
+	}
+}
+
+func TestStateRefusesWhatContradictsIt(t *testing.T) {
+	s, r := settledSwarm(t, 4)
+	st := NewState(s.genesis)
+	o := r.Order.Statement
+	if applied, err := st.Settle(r.Task(), o, r.Outcome, r.Settle.Vote.Value); !applied || err != nil {
+		t.Fatal(applied, err)
+	}
+	for range 2 { // applying twice changes nothing (I8)
+		before := st.Account(o.Payer)
+		if applied, err := st.Settle(r.Task(), o, r.Outcome, r.Settle.Vote.Value); applied || err != nil {
+			t.Error(applied, err)
+		}
+		if applied, err := st.Lock(r.Task(), o); applied || err != nil {
+			t.Error(applied, err)
+		}
+		if st.Account(o.Payer) != before {
+			t.Error("applied twice")
+		}
+	}
+	if _, err := st.Settle(r.Task(), o, r.Outcome, crypto.Hash{1}); !errors.Is(err, ErrConflict) {
+		t.Errorf("another outcome: %v", err)
+	}
+	if _, err := st.Lock(TaskID{1}, o); !errors.Is(err, ErrConflict) {
+		t.Errorf("another order with the nonce: %v", err)
+	}
+	for _, amount := range []Amount{0, o.Fee + 1, 1<<64 - 1} {
+		v := Outcome{Credits: []CreditAmount{{o.Payer, amount}, {Burned, 1}}}
+		if _, err := st.Settle(TaskID{2}, o, v, crypto.Hash{}); !errors.Is(err, ErrInvariant) {
+			t.Errorf("pays out %d+1 of %d: %v", amount, o.Fee, err)
+		}
+	}
+	if err := st.CheckComplete(); err != nil {
+		t.Error(err)
 	}
 }
