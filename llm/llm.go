@@ -15,8 +15,8 @@ type Engine interface {
 	// If emit is not nil, it gets the text in pieces as they are made, in order, from the calling goroutine. Each piece is valid UTF-8
 	// and not empty, and all pieces joined are Answer.Text. After an error the pieces emitted so far are not an answer.
 	//
-	// The error is a *[DeclineError] if the engine can't or won't take this prompt, and wraps the context's error
-	// if ctx ended first. Any other error is a failure of the engine.
+	// The error is a *[DeclineError] if the engine can't or won't take this prompt, and wraps [context.Cause] of ctx if ctx ended
+	// first. Any other error is a failure of the engine.
 	Generate(ctx context.Context, req Request, emit func(text string)) (*Answer, error)
 }
 

@@ -94,19 +94,24 @@ type need struct {
 
 var (
 	asksWhen   = regexp.MustCompile(`(?i)\b(when|(what|which) (year|date|day|month|century)|how long ago)\b`)
-	asksAmount = regexp.MustCompile(`(?i)\b(how (many|much|long|far|old|tall|high|deep|big|large|fast|often|heavy|wide)|(what|which) (number|percentage|share|amount|price|cost))\b`)
-	asksWho    = regexp.MustCompile(`(?i)\b(who|whom|whose)\b`)
-	asksWhere  = regexp.MustCompile(`(?i)\b(where|(what|which) (place|city|town|country))\b`)
-	asksWhy    = regexp.MustCompile(`(?i)\b(why|for what reason|what (caused|led))\b`)
+	asksAmount = regexp.MustCompile(`(?i)\b(how (many|much|long|far|old|tall|high|deep|big|large|fast|often|heavy|wide)|` +
+		`(what|which) (number|percentage|share|amount|price|cost))\b`)
+	asksWho   = regexp.MustCompile(`(?i)\b(who|whom|whose)\b`)
+	asksWhere = regexp.MustCompile(`(?i)\b(where|(what|which) (place|city|town|country))\b`)
+	asksWhy   = regexp.MustCompile(`(?i)\b(why|for what reason|what (caused|led))\b`)
 
 	several = regexp.MustCompile(`(?i)(\?.+\?|\b(and|or) (who|when|where|why|how|what|which)\b)`)
 
-	moment = regexp.MustCompile(`(?i)\b(1\d{3}|20\d{2}|january|february|march|april|june|july|august|september|october|november|december|` +
-		`monday|tuesday|wednesday|thursday|friday|saturday|sunday|yesterday|today|tomorrow|century|spring|summer|autumn|winter|(last|next) (year|month|week)|\d{1,2}(:\d\d)? ?[ap]\.?m)\b`)
+	moment = regexp.MustCompile(`(?i)\b(1\d{3}|20\d{2}|` +
+		`january|february|march|april|june|july|august|september|october|november|december|` +
+		`monday|tuesday|wednesday|thursday|friday|saturday|sunday|yesterday|today|tomorrow|century|spring|summer|autumn|winter|` +
+		`(last|next) (year|month|week)|\d{1,2}(:\d\d)? ?[ap]\.?m)\b`)
 	year   = regexp.MustCompile(`\b(1\d{3}|20\d{2})\b`)
-	amount = regexp.MustCompile(`(?i)(\d|\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred|thousand|million|billion|half|third|quarter|dozen|once|twice)\b)`)
+	amount = regexp.MustCompile(`(?i)(\d|\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|` +
+		`hundred|thousand|million|billion|half|third|quarter|dozen|once|twice)\b)`)
 	place  = regexp.MustCompile(`\b(in|at|near|from|off|outside|between|into|on|to|along|across|under|beside) (the |a |an )?([a-z]+ )?\p{Lu}`)
-	reason = regexp.MustCompile(`(?i)\b(because|since|due to|owing to|so that|in order|to (avoid|prevent|protect|make|keep|reduce|save)|caused|fear(ing|ed)?|thanks to|as a result|after|reason|led to|therefore)\b`)
+	reason = regexp.MustCompile(`(?i)\b(because|since|due to|owing to|so that|in order|to (avoid|prevent|protect|make|keep|reduce|save)|` +
+		`caused|fear(ing|ed)?|thanks to|as a result|after|reason|led to|therefore)\b`)
 )
 
 // needsOf tells what a question asks for.

@@ -18,19 +18,25 @@ type wish struct {
 const count = `(?:a|an|one|two|three|four|five|six|seven|eight|nine|ten|\d{1,4})`
 
 var (
-	labels = regexp.MustCompile(`(?im)^[ \t>*_#]*(passage|context|text|article|document|source|excerpt|question|query|task|instructions?|prompt)[*_]*[ \t]*:[*_]*[ \t]*`)
+	labels = regexp.MustCompile(`(?im)^[ \t>*_#]*(passage|context|text|article|document|source|excerpt|` +
+		`question|query|task|instructions?|prompt)[*_]*[ \t]*:[*_]*[ \t]*`)
 
 	// Tasks begin so. Words that begin as many statements ("is", "a", "the") are left out: a question mark tells those.
-	tasks = regexp.MustCompile(`(?i)^(please |can you |could you |would you |now )*(summari[sz]e|sum up|condense|shorten|tl;?dr|give|list|name|state|tell|find|extract|` +
-		`identify|describe|explain|outline|answer|write|rewrite|rephrase|paraphrase|translate|convert|compose|draft|based on|according to|using|read|from the|in (the )?(passage|text|article)|` +
+	tasks = regexp.MustCompile(`(?i)^(please |can you |could you |would you |now )*(` +
+		`summari[sz]e|sum up|condense|shorten|tl;?dr|give|list|name|` +
+		`state|tell|find|extract|identify|describe|explain|outline|answer|write|rewrite|rephrase|paraphrase|translate|convert|` +
+		`compose|draft|based on|according to|using|read|from the|in (the )?(passage|text|article)|` +
 		`who|whom|whose|what|when|where|why|which|how|in (one|two|three|four|five|\d+) (sentences?|words?))\b`)
 
-	summaries = regexp.MustCompile(`(?i)\b(summar(y|ies|i[sz]e|i[sz]ing)|sum up|condense|shorten|tl;?dr|gist|abstract|overview|headline|` +
+	summaries = regexp.MustCompile(`(?i)\b(` +
+		`summar(y|ies|i[sz]e|i[sz]ing)|sum up|condense|shorten|tl;?dr|gist|abstract|overview|headline|` +
 		`(main|key|central|most important) (ideas?|points?|messages?|facts?|takeaways?|themes?|topics?)|what (is|does) .{0,40}\b(about|say)\b)`)
 
 	others = regexp.MustCompile(`(?i)\b(translate|rewrite|rephrase|paraphrase|poem|story|essay|code|program|convert|correct|proofread|continue the)\b`)
 
-	lengths = regexp.MustCompile(`(?i)\b(` + count + `)(?: |-)(?:(?:short|simple|clear|concise|brief|single|plain|key|main|bullet|complete|full|or fewer|or less) )*(sentences?|words?|points?|bullets?|lines?|takeaways?|facts?|ideas?|paragraphs?)\b`)
+	lengths = regexp.MustCompile(`(?i)\b(` + count + `)(?: |-)` +
+		`(?:(?:short|simple|clear|concise|brief|single|plain|key|main|bullet|complete|full|or fewer|or less) )*` +
+		`(sentences?|words?|points?|bullets?|lines?|takeaways?|facts?|ideas?|paragraphs?)\b`)
 )
 
 // split takes a prompt apart. It fails if there is nothing that could be a passage.

@@ -101,12 +101,12 @@ func begins(rest string) bool {
 
 // Abbreviations that a name or number follows, so that they never end a sentence, and ones that may.
 var (
-	titles = wordSet(`mr mrs ms dr prof sr jr st mt ft gen col capt lt sgt rev hon gov sen rep pres fig figs eq no nos vol p pp ch sec vs cf al ` +
-		`e.g i.e approx ca est dept univ jan feb mar apr jun jul aug sept sep oct nov dec mon tue tues wed thu thur thurs fri`)
+	titles = wordSet(`mr mrs ms dr prof sr jr st mt ft gen col capt lt sgt rev hon gov sen rep pres fig figs eq no nos vol p pp ch sec vs cf
+		al e.g i.e approx ca est dept univ jan feb mar apr jun jul aug sept sep oct nov dec mon tue tues wed thu thur thurs fri`)
 	endings = wordSet(`etc inc ltd co corp u.s u.k u.n e.u a.m p.m b.c a.d ph.d m.d d.c`)
 	// Words that begin a sentence rather than a name.
-	openers = wordSet(`the a an it he she they we i you this that these those there in on at by for from with after before but and so however when ` +
-		`while although as its his her their our if since during both most many some all no one`)
+	openers = wordSet(`the a an it he she they we i you this that these those there in on at by for from with after before but and so however
+		when while although as its his her their our if since during both most many some all no one`)
 )
 
 func wordSet(words string) map[string]bool {
@@ -141,7 +141,8 @@ func abbreviated(before, rest string) bool {
 func newSentence(text string) sentence {
 	s := sentence{text: text}
 	seen := map[string]bool{}
-	for w := range strings.FieldsFuncSeq(text, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '\'' && r != '’' }) {
+	between := func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '\'' && r != '’' }
+	for w := range strings.FieldsFuncSeq(text, between) {
 		w = strings.Trim(w, "'’")
 		if w == "" {
 			continue
@@ -155,11 +156,12 @@ func newSentence(text string) sentence {
 	return s
 }
 
-var stopWords = wordSet(`a an the and or but nor so yet of in on at by for from to with without into onto over under about as than then that this these those ` +
-	`there here it its he his him she her hers they their them we our us you your i my me is are was were be been being am do does did done doing have has had ` +
-	`having will would shall should can could may might must not no what which who whom whose when where why how if because while during also just only very ` +
-	`more most some any each such other same both all one's s t d ll re ve m passage text article according please answer sentence sentences word words tell ` +
-	`give say says said many much long kind`)
+var stopWords = wordSet(`a an the and or but nor so yet of in on at by for from to with without into onto over under about as than then that this
+		these those there here it its he his him she her hers they their them we our us you your i my me is are was were be been
+		being am do does did done doing have has had having will would shall should can could may might must not no what which
+		who whom whose when where why how if because while during also just only very more most some any each such other same
+		both all one's s t d ll re ve m passage text article according please answer sentence sentences word words tell give say
+		says said many much long kind`)
 
 // term is what counts of a word: without its ending, so that "opened" and "opening" meet; empty for words that stand everywhere.
 func term(word string) string {

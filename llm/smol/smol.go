@@ -155,11 +155,13 @@ func (m *prepared) answer(ctx context.Context, o Options, req llm.Request, emit 
 	}
 	answer := &llm.Answer{Model: ModelName, PromptTokens: s.pos}
 	out := llm.TextStream{Emit: emit}
-	tokens, stop, err := s.write(ctx, most, newSampler(o.Temperature, o.TopP, o.Seed, req.Prompt), func(t int32) { out.Write(m.tokens.bytes[t]) })
+	sampler := newSampler(o.Temperature, o.TopP, o.Seed, req.Prompt)
+	var err error
+	answer.AnswerTokens, answer.Stop, err = s.write(ctx, most, sampler, func(t int32) { out.Write(m.tokens.bytes[t]) })
 	if err != nil {
 		return nil, err
 	}
-	answer.Text, answer.AnswerTokens, answer.Stop = out.Text(), tokens, stop
+	answer.Text = out.Text()
 	if answer.Text == "" {
 		return nil, &llm.DeclineError{Reason: "the model had nothing to say"}
 	}

@@ -219,11 +219,16 @@ func (t *tokenizer) isControl(id int32) bool {
 	return ok && c == id
 }
 
-// endsSentence tells whether a sentence ends after tokens if next comes then.
+// endsSentence tells whether a sentence ends after tokens if next comes then. A number with a point does not end one: it may be that
+// of the next item in a list.
 func (t *tokenizer) endsSentence(tokens []int32, next int32) bool {
-	if len(tokens) == 0 {
+	tail, follows := t.text(tokens[max(0, len(tokens)-3):]), t.bytes[next]
+	if strings.HasSuffix(tail, "\n") {
+		return strings.TrimSpace(tail) != ""
+	}
+	if len(tail) < 2 || follows == "" || !unicode.IsSpace(rune(follows[0])) {
 		return false
 	}
-	last, follows := t.bytes[tokens[len(tokens)-1]], t.bytes[next]
-	return strings.HasSuffix(last, "\n") || strings.ContainsAny(last[max(0, len(last)-1):], ".!?") && follows != "" && unicode.IsSpace(rune(follows[0]))
+	mark, before := tail[len(tail)-1], rune(tail[len(tail)-2])
+	return mark == '!' || mark == '?' || mark == '.' && !unicode.IsDigit(before)
 }
