@@ -20,7 +20,7 @@ const (
 	recordOpening
 )
 
-const headerSize = 9
+const headerSize = 13
 
 // maxRecord bounds a record's payload.
 const maxRecord = ledger.MaxMessage
@@ -89,7 +89,7 @@ func (l *Log) replay(r Replayer) error {
 
 var (
 	errChecksum = errors.New("checksum does not match")
-	errLength   = errors.New("impossible length")
+	errHeader   = errors.New("header's checksum does not match")
 )
 
 // readRecord reads one record; io.EOF means that there is none, io.ErrUnexpectedEOF that it is cut.
@@ -99,26 +99,22 @@ func readRecord(in io.Reader) (recordType, []byte, error) {
 		return 0, nil, err
 	}
 	n := binary.BigEndian.Uint32(h[:])
-	if n > maxRecord {
-		return 0, nil, errLength
+	if crc32.Checksum(h[:9], castagnoli) != binary.BigEndian.Uint32(h[9:]) || n > maxRecord {
+		return 0, nil, errHeader
 	}
 	payload := make([]byte, n)
 	if _, err := io.ReadFull(in, payload); err != nil {
 		return 0, nil, io.ErrUnexpectedEOF
 	}
-	if crc(h[8], payload) != binary.BigEndian.Uint32(h[4:]) {
+	if crc32.Checksum(payload, castagnoli) != binary.BigEndian.Uint32(h[5:]) {
 		return 0, nil, errChecksum
 	}
-	return recordType(h[8]), payload, nil
+	return recordType(h[4]), payload, nil
 }
 
 func atEnd(in *bufio.Reader) bool {
 	_, err := in.Peek(1)
 	return err != nil
-}
-
-func crc(typ byte, payload []byte) uint32 {
-	return crc32.Update(crc32.Checksum([]byte{typ}, castagnoli), castagnoli, payload)
 }
 
 func deliver(r Replayer, typ recordType, payload []byte) error {
@@ -146,9 +142,12 @@ func deliver(r Replayer, typ recordType, payload []byte) error {
 }
 
 func (l *Log) append(typ recordType, payload []byte) {
-	l.buf = binary.BigEndian.AppendUint32(l.buf, uint32(len(payload)))
-	l.buf = binary.BigEndian.AppendUint32(l.buf, crc(byte(typ), payload))
-	l.buf = append(append(l.buf, byte(typ)), payload...)
+	var h [headerSize]byte
+	binary.BigEndian.PutUint32(h[:], uint32(len(payload)))
+	h[4] = byte(typ)
+	binary.BigEndian.PutUint32(h[5:], crc32.Checksum(payload, castagnoli))
+	binary.BigEndian.PutUint32(h[9:], crc32.Checksum(h[:9], castagnoli))
+	l.buf = append(append(l.buf, h[:]...), payload...)
 }
 
 // Message appends what the next vote refers to.
