@@ -1,8 +1,6 @@
 package smol
 
-import (
-	"math"
-)
+import "math"
 
 // chunk is how many tokens of a prompt go through the layers at once: more would push the repeated activations out of the L2 cache.
 const chunk = 16
@@ -17,8 +15,9 @@ type session struct {
 	// keys and values are those of all layers, one after the other, with room for limit tokens each.
 	keys, values []float32
 
-	acts                                       *activations
-	x, h, qkv, gateUp, gated, rotation, logits []float32
+	// Room for one chunk; scores is what each head of each token gives to the tokens before.
+	acts                                               *activations
+	x, h, qkv, scores, gateUp, gated, rotation, logits []float32
 }
 
 func newSession(m *model, threads, limit int) *session {
@@ -28,7 +27,7 @@ func newSession(m *model, threads, limit int) *session {
 		keys: make([]float32, cache), values: make([]float32, cache),
 		acts: newActivations(n, max(m.dim, m.hidden)),
 		x:    make([]float32, n*m.dim), h: make([]float32, n*m.dim), qkv: make([]float32, n*(m.dim+2*m.kvDim())),
-		gateUp: make([]float32, n*2*m.hidden), gated: make([]float32, n*m.hidden), rotation: make([]float32, n*m.headDim),
+		scores: make([]float32, n*m.heads*limit), gateUp: make([]float32, n*2*m.hidden), gated: make([]float32, n*m.hidden), rotation: make([]float32, n*m.headDim),
 		logits: make([]float32, m.vocab()),
 	}
 }
@@ -147,12 +146,11 @@ func (s *session) attend(out, qkv, keys, values []float32, n int) {
 	width, kvDim := m.dim+2*m.kvDim(), m.kvDim()
 	scale := float32(1 / math.Sqrt(float64(m.headDim)))
 	parallel(s.threads, n*m.heads, m.heads/m.kvHeads, func(from, to int) {
-		scores := make([]float32, s.pos+n)
 		for i := from; i < to; i++ {
 			token, head := i/m.heads, i%m.heads
 			q := qkv[token*width+head*m.headDim:][:m.headDim]
 			at := head / (m.heads / m.kvHeads) * m.headDim // where the keys of this head are
-			seen := scores[:s.pos+token+1]
+			seen := s.scores[i*s.limit:][:s.pos+token+1]
 			peak := float32(math.Inf(-1))
 			for p := range seen {
 				seen[p] = m.kernels.dot(q, keys[p*kvDim+at:][:m.headDim]) * scale
