@@ -21,14 +21,16 @@ type session struct {
 }
 
 func newSession(m *model, threads, limit int) *session {
-	n, cache := chunk, len(m.layers)*limit*m.kvDim()
+	room := func(n int) []float32 { return make([]float32, n) }
+	cache := len(m.layers) * limit * m.kvDim()
 	return &session{
 		m: m, threads: threads, limit: limit,
-		keys: make([]float32, cache), values: make([]float32, cache),
-		acts: newActivations(n, max(m.dim, m.hidden)),
-		x:    make([]float32, n*m.dim), h: make([]float32, n*m.dim), qkv: make([]float32, n*(m.dim+2*m.kvDim())),
-		scores: make([]float32, n*m.heads*limit), gateUp: make([]float32, n*2*m.hidden), gated: make([]float32, n*m.hidden), rotation: make([]float32, n*m.headDim),
-		logits: make([]float32, m.vocab()),
+		keys: room(cache), values: room(cache),
+		acts: newActivations(chunk, max(m.dim, m.hidden)),
+		x:    room(chunk * m.dim), h: room(chunk * m.dim),
+		qkv: room(chunk * (m.dim + 2*m.kvDim())), scores: room(chunk * m.heads * limit), rotation: room(chunk * m.headDim),
+		gateUp: room(chunk * 2 * m.hidden), gated: room(chunk * m.hidden),
+		logits: room(m.vocab()),
 	}
 }
 
