@@ -15,7 +15,7 @@
 // What it costs: 98 MB of the binary, 115 MB of memory for the weights, 46 KB for each token of prompt and answer while the request
 // lasts, and half a second to get ready; getting ready takes 98 MB more for a moment, and for good on systems other than Linux,
 // which drop it if they are short of memory. What it does in a second on one core of a 2.6 GHz server: 65 tokens
-// written and 170 read with AVX2 (GOEXPERIMENT=simd, amd64), 14 and 17 without.
+// written and 150 read with AVX2 (GOEXPERIMENT=simd, amd64), 14 and 17 without.
 //
 // Answers are those of a very small model. It knows capitals and can restate a passage, and it is often wrong.
 //
