@@ -8,6 +8,9 @@
 // binary and are loaded from memory; a directory with model.onnx, tokenizer.json and config.json of the same format can stand in for
 // them. model/CARD.md says what the judge was trained on, what it can tell and what it cannot.
 //
+// Under the race detector the network needs -gcflags=github.com/gomlx/compute/...=-d=checkptr=0, or checkptr stops the program at a
+// pointer that GoMLX's matrix product moves past the end of a matrix without reading it. Without GOEXPERIMENT=simd it is five times slower.
+//
 // The preparation of the texts is part of the judge's identity, see prepare.go. The two segments are joined as token ids, not as
 // text, so an answer cannot forge the end of its segment.
 //
