@@ -39,13 +39,13 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	func() {
 		hosts := newHosts(t, 3, Config{})
 		topics := make([]*Topic, len(hosts))
-		up := make(chan struct{}, 6)
+		tell, up := ups()
 		for i, h := range hosts {
 			topics[i] = join(t, h, nil)
 			if err := h.Serve(ServeConfig{Name: "blob", MaxRequest: 1, Handle: echo}); err != nil {
 				t.Fatal(err)
 			}
-			links := newLinks(t, h, LinkConfig[string]{Up: func(peer.ID) { up <- struct{}{} }}, nil)
+			links := newLinks(t, h, LinkConfig[string]{Up: tell}, nil)
 			for j, other := range hosts {
 				if i == j {
 					continue

@@ -35,7 +35,7 @@ type LinkConfig[T any] struct {
 	Handle func(from peer.ID, msg T)
 	// Up, if set, is called whenever a link to a peer has opened, the first time and after every break, before
 	// any waiting frame is sent. Frames around a break may be lost, so this is the moment to Send again
-	// what the peer must know. It runs in the link's goroutine and holds up that link alone.
+	// what the peer must know. It runs in the link's goroutine, which waits for it: it must not block.
 	Up func(to peer.ID)
 }
 

@@ -109,6 +109,17 @@ func parse(_ context.Context, _ peer.ID, data []byte) (string, error) {
 	}
 }
 
+// ups is a LinkConfig.Up that tells of links that opened, and never holds one up.
+func ups() (func(peer.ID), <-chan peer.ID) {
+	up := make(chan peer.ID, 16)
+	return func(p peer.ID) {
+		select {
+		case up <- p:
+		default:
+		}
+	}, up
+}
+
 // newLinks serves links for text frames, as join does; what is handled goes to out.
 func newLinks(t testing.TB, h *Host, cfg LinkConfig[string], out chan<- got) *Links {
 	t.Helper()
