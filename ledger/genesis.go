@@ -23,6 +23,15 @@ type Amount = uint64
 // Credit is one credit in µ-credits.
 const Credit Amount = 1_000_000
 
+// FormatAmount writes µ-credits as credits with six decimals.
+func FormatAmount(a int64) string {
+	sign, u := "", uint64(a)
+	if a < 0 {
+		sign, u = "-", -u
+	}
+	return fmt.Sprintf("%s%d.%06d", sign, u/Credit, u%Credit)
+}
+
 // Burned is the account that nobody can spend from. Amounts credited to it leave circulation.
 var Burned AccountID
 

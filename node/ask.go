@@ -33,7 +33,7 @@ type FundsError struct {
 
 // Error names fee and balance.
 func (e *FundsError) Error() string {
-	return fmt.Sprintf("a fee of %d µ-credits is above the available balance of %d: lower the fee", e.Fee, e.Available)
+	return fmt.Sprintf("a fee of %s credits is above the available balance of %s: lower the fee", ledger.FormatAmount(int64(e.Fee)), ledger.FormatAmount(e.Available))
 }
 
 // Defaults of AskOptions.
@@ -145,7 +145,7 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 	case o.MaxAnswers < 1 || o.MaxAnswers > ledger.MaxAnswers:
 		return nil, fmt.Errorf("%w: %d answers, want 1 to %d", ErrBadOption, o.MaxAnswers, ledger.MaxAnswers)
 	case o.Fee < n.genesis.MinFee:
-		return nil, fmt.Errorf("%w: a fee of %d µ-credits, the network takes %d or more", ErrBadOption, o.Fee, n.genesis.MinFee)
+		return nil, fmt.Errorf("%w: a fee of %s credits, the network takes %s or more", ErrBadOption, ledger.FormatAmount(int64(o.Fee)), ledger.FormatAmount(int64(n.genesis.MinFee)))
 	case o.AnswerTimeout < ledger.MinDeadline || o.AnswerTimeout > o.ScoreTimeout || o.ScoreTimeout > ledger.MaxDeadline:
 		return nil, fmt.Errorf("%w: deadlines of %v and %v, want %v to %v in this order", ErrBadOption, o.AnswerTimeout, o.ScoreTimeout, ledger.MinDeadline, ledger.MaxDeadline)
 	}

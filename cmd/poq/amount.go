@@ -27,14 +27,7 @@ func (c *credits) Set(s string) error {
 	return nil
 }
 
-// formatAmount writes µ-credits as credits with six decimals.
-func formatAmount(a int64) string {
-	sign, u := "", uint64(a)
-	if a < 0 {
-		sign, u = "-", -u
-	}
-	return fmt.Sprintf("%s%d.%06d", sign, u/ledger.Credit, u%ledger.Credit)
-}
+func formatAmount(a int64) string { return ledger.FormatAmount(a) }
 
 func formatFee(a ledger.Amount) string { return formatAmount(int64(a)) }
 

@@ -63,7 +63,7 @@ func benchSettle(g *globals) *cobra.Command {
 		if ledger.Amount(tasks)*1000 > devnet.PayerBalance {
 			return usagef("--tasks %d: the payer can't pay for more than %d", tasks, devnet.PayerBalance/1000)
 		}
-		b := &settleBench{Cores: runtime.GOMAXPROCS(0), Validators: validators, Workers: workers, Tasks: tasks, Concurrency: concurrency}
+		b := &settleBench{Cores: runtime.NumCPU(), Validators: validators, Workers: workers, Tasks: tasks, Concurrency: concurrency}
 		if err := b.run(c.Context(), c.ErrOrStderr()); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -111,6 +112,7 @@ func runDevnet(c *cobra.Command, g *globals, f devnetFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
+	debug.FreeOSMemory() // loading took more than running does
 	card := server.Status()
 	progress("ready in %.1f s", time.Since(begin).Seconds())
 	if len(f.asks) > 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -30,7 +31,19 @@ The two commands that most people need, in two terminals:
   poq ask "What is the capital of France?"    ask it, and see how the answers were judged and paid`,
 		SilenceUsage: true, SilenceErrors: true,
 		Version: versionText(),
+		Args: func(c *cobra.Command, a []string) error {
+			if len(a) == 0 {
+				return nil
+			}
+			hint := ""
+			if near := c.SuggestionsFor(a[0]); len(near) > 0 {
+				hint = fmt.Sprintf(", did you mean %q?", strings.Join(near, `" or "`))
+			}
+			return usagef("unknown command %q%s; see poq --help", a[0], hint)
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
+	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.PersistentFlags().BoolVar(&g.json, "json", false, "print one JSON document instead of text")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -97,7 +97,7 @@ const (
 
 // Start starts a network and returns when every peer sees every other one. ctx bounds Start alone. A
 // directory that another process uses gives an error that wraps store.ErrInUse.
-func Start(ctx context.Context, c Config) (d *Devnet, err error) {
+func Start(ctx context.Context, c Config) (*Devnet, error) {
 	switch {
 	case c.Validators < 1 || c.Validators > ledger.MaxValidators:
 		return nil, fmt.Errorf("%d validators, want 1 to %d", c.Validators, ledger.MaxValidators)
@@ -107,7 +107,7 @@ func Start(ctx context.Context, c Config) (d *Devnet, err error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the directory: %w", err)
 	}
-	d = &Devnet{lock: flock.New(filepath.Join(c.Dir, lockFile), flock.SetPermissions(0o600))}
+	d := &Devnet{lock: flock.New(filepath.Join(c.Dir, lockFile), flock.SetPermissions(0o600))}
 	ok, err := d.lock.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("locking %s: %w", c.Dir, err)
@@ -115,16 +115,11 @@ func Start(ctx context.Context, c Config) (d *Devnet, err error) {
 	if !ok {
 		return nil, fmt.Errorf("directory %s: %w; stop that one or choose another directory", c.Dir, store.ErrInUse)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, d.Close())
-		}
-	}()
 	if err := d.prepare(c); err != nil {
-		return nil, err
+		return nil, errors.Join(err, d.Close())
 	}
 	if err := d.start(ctx, c); err != nil {
-		return nil, err
+		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
