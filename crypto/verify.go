@@ -1,6 +1,7 @@
 package crypto
 
 import (
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/oasisprotocol/curve25519-voi/primitives/ed25519"
 	"github.com/oasisprotocol/curve25519-voi/primitives/ed25519/extra/cache"
 )
@@ -11,22 +12,34 @@ import (
 // valid there and not here, so it is forbidden in this module (a test enforces it).
 var rule = &ed25519.Options{Verify: ed25519.VerifyOptionsZIP_215}
 
-// keyCacheSize bounds the expanded public keys that a Verifier keeps (about 1.3 kB each):
-// a committee has at most 64, the rest serves busy payers and workers.
-const keyCacheSize = 256
+const (
+	// keyCacheSize bounds the expanded public keys that a Verifier keeps (about 1.3 kB each): a
+	// committee has at most 64, the rest serves busy payers and workers.
+	keyCacheSize = 256
+	// provenSize bounds the signatures that it remembers to hold (about 100 B each).
+	provenSize = 8192
+)
 
-// Verifier verifies signatures and remembers the expanded form of keys it met, which saves a
-// third of the work. It is safe for concurrent use.
-type Verifier struct{ cache *cache.Verifier }
+// Verifier verifies signatures. It remembers those that hold, since a statement comes again within
+// certificates, and the expanded form of keys, which saves a third of the work. It is safe for
+// concurrent use.
+type Verifier struct {
+	cache  *cache.Verifier
+	proven *lru.Cache[Hash, struct{}]
+}
 
 // NewVerifier returns an empty Verifier.
 func NewVerifier() *Verifier {
-	return &Verifier{cache.NewVerifier(cache.NewLRUCache(keyCacheSize))}
+	proven, err := lru.New[Hash, struct{}](provenSize)
+	if err != nil {
+		panic(err) // the size is positive
+	}
+	return &Verifier{cache.NewVerifier(cache.NewLRUCache(keyCacheSize)), proven}
 }
 
 // Verify reports whether sig is key's signature of message.
 func (v *Verifier) Verify(key PublicKey, message []byte, sig Signature) bool {
-	return v.cache.VerifyWithOptions(key[:], message, sig[:], rule)
+	return v.VerifyAll([]Claim{{key, message, sig}}) == nil
 }
 
 // Claim says that a key signed a message.
@@ -36,31 +49,50 @@ type Claim struct {
 	Sig     Signature
 }
 
+// digest identifies a claim. Key and signature have fixed widths, so that no two claims share bytes.
+func (c Claim) digest() Hash {
+	b := make([]byte, 0, len(c.Key)+len(c.Sig)+len(c.Message))
+	return Sum(append(append(append(b, c.Key[:]...), c.Sig[:]...), c.Message...))
+}
+
 // minBatch is the number of signatures from which a batch beats checking them one by one.
 const minBatch = 4
 
 // VerifyAll returns the indices of the claims that do not hold, in ascending order: none if all
 // signatures are valid. It accepts exactly what [Verifier.Verify] accepts.
 func (v *Verifier) VerifyAll(claims []Claim) (bad []int) {
-	if len(claims) < minBatch {
-		for i, c := range claims {
-			if !v.Verify(c.Key, c.Message, c.Sig) {
-				bad = append(bad, i)
-			}
+	digests, open := make([]Hash, len(claims)), make([]int, 0, len(claims))
+	for i, c := range claims {
+		if digests[i] = c.digest(); !v.proven.Contains(digests[i]) {
+			open = append(open, i)
 		}
-		return bad
 	}
-	batch := ed25519.NewBatchVerifierWithCapacity(len(claims))
-	for _, c := range claims {
-		v.cache.AddWithOptions(batch, c.Key[:], c.Message, c.Sig[:], rule)
-	}
-	// nil: the system's randomness weighs the equations. It can't change a verdict.
-	if ok, each := batch.Verify(nil); !ok {
-		for i, good := range each {
-			if !good {
-				bad = append(bad, i)
-			}
+	valid := v.check(claims, open)
+	for k, i := range open {
+		if valid[k] {
+			v.proven.Add(digests[i], struct{}{})
+		} else {
+			bad = append(bad, i)
 		}
 	}
 	return bad
+}
+
+// check verifies the claims with the given indices.
+func (v *Verifier) check(claims []Claim, indices []int) []bool {
+	if len(indices) < minBatch {
+		valid := make([]bool, len(indices))
+		for k, i := range indices {
+			valid[k] = v.cache.VerifyWithOptions(claims[i].Key[:], claims[i].Message, claims[i].Sig[:], rule)
+		}
+		return valid
+	}
+	batch := ed25519.NewBatchVerifierWithCapacity(len(indices))
+	for _, i := range indices {
+		v.cache.AddWithOptions(batch, claims[i].Key[:], claims[i].Message, claims[i].Sig[:], rule)
+	}
+	// nil: the system's randomness weighs the equations. It can't change a verdict. On failure the
+	// library checks the signatures one by one.
+	_, valid := batch.Verify(nil)
+	return valid
 }

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -142,7 +143,6 @@ func (e *Engine) stepSeal(t *task) {
 	e.vote(leaf(Commit)) // I4: the prepared certificate of this round is held
 	if cert, ok := t.seal.votes.certificate(leaf(Commit), e.genesis.Quorum()); ok {
 		s := &SealCert{value, cert}
-		e.host.Publish(s)
 		e.onSealCert(t, s)
 	}
 }
@@ -154,6 +154,7 @@ func (e *Engine) onSealCert(t *task, s *SealCert) {
 	}
 	t.seal.decided, t.sealed = true, s
 	e.host.Log(s) // the settle vote will rest on it
+	e.publish(t.id, StageSeal, s)
 	e.host.Observe(Progress{Task: t.id, Step: Sealed})
 	if own, ok := e.openings[t.id]; ok {
 		for _, c := range s.Value {
@@ -189,8 +190,21 @@ func (e *Engine) stepSettle(t *task) {
 		e.evidence(t.id, err.Error())
 		return
 	}
-	e.host.Publish(r)
 	e.finish(r)
+}
+
+// publish gossips a certificate if this validator is one of the f+1 whose turn it is: at least one of
+// them is honest, and n copies would only cost everybody's time. It does so for a certificate that it
+// was sent, too: the sender may have had no turn. Gossip drops what it delivered here before.
+func (e *Engine) publish(id TaskID, s Stage, cert Message) {
+	if e.self < 0 {
+		return
+	}
+	n := len(e.genesis.Validators)
+	first := int(binary.BigEndian.Uint32(id[:])%uint32(n)) + int(s)
+	if turn := (e.self - first%n + n) % n; turn <= e.genesis.Faults() {
+		e.host.Publish(cert)
+	}
 }
 
 // outcome is V_full: Settle over the reveals that are held, ascending by member.

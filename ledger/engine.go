@@ -385,9 +385,7 @@ func (e *Engine) countLocks(t *task) {
 	}
 	vote := Leaf{LockVote, t.id, StageLock, 0, t.id}
 	if cert, ok := t.locks.certificate(vote, e.genesis.Quorum()); ok {
-		l := &LockCert{*t.order, cert}
-		e.open(t, l)
-		e.host.Publish(l)
+		e.open(t, &LockCert{*t.order, cert})
 	}
 }
 
@@ -399,6 +397,7 @@ func (e *Engine) open(t *task, l *LockCert) {
 		return
 	}
 	t.locked, t.lock, t.order = true, l.Votes, &l.Order
+	e.publish(t.id, StageLock, l)
 	at := nonceOf(o)
 	if e.voted[at] == t.id {
 		delete(e.voted, at)
@@ -632,6 +631,7 @@ func (e *Engine) finish(r *Receipt) {
 	id := r.Task()
 	o := r.Order.Statement
 	delete(e.tasks, id)
+	e.publish(id, StageSettle, r)
 	at := nonceOf(o)
 	if e.voted[at] == id {
 		delete(e.voted, at)

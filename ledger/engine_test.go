@@ -358,7 +358,8 @@ func TestUnpaidOrdersDoNotPileUp(t *testing.T) {
 }
 
 func TestStateRefusesWhatContradictsIt(t *testing.T) {
-	s, r := settledSwarm(t, 4)
+	s := newSwarm(t, 4, 1)
+	r := s.receipt()
 	st := NewState(s.genesis)
 	o := r.Order.Statement
 	if applied, err := st.Settle(r.Task(), o, r.Outcome, r.Settle.Vote.Value); !applied || err != nil {

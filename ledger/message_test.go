@@ -12,32 +12,45 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/poqmesh/poq/crypto"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// settledSwarm runs one task to its end and returns the swarm and the receipt of peer 0.
-func settledSwarm(t testing.TB, n int) (*swarm, *Receipt) {
-	t.Helper()
-	s := newSwarm(t, n, 1)
+// receipt makes the receipt of a task without running it, the same every time.
+func (s *swarm) receipt() *Receipt {
 	id, order := s.order(0, TaskID{}, Credit, 3)
-	s.gossip(n, order)
-	for w := range 3 {
-		s.answer(id, w, fmt.Sprint("answer ", w), 20*time.Millisecond, 40*time.Millisecond)
+	r := &Receipt{Order: order.Order, Lock: s.certificate(Leaf{LockVote, id, StageLock, 0, id})}
+	ids := []AnswerID{{s.workers[0].Public(), crypto.Sum([]byte("one"))}, {s.workers[1].Public(), crypto.Sum([]byte("two"))}}
+	sortAnswerIDs(ids)
+	var reveals []RevealedOpening
+	for i, k := range s.keys {
+		o := Opening{Scores: []Score{8000 + Score(i), 3000}, Salt: crypto.Sum([]byte{byte(i)})}
+		r.Seal.Value = append(r.Seal.Value, Sign(s.domain, k, CommitScores(s.domain, id, uint16(i), ids, o)))
+		reveals = append(reveals, RevealedOpening{uint16(i), o})
 	}
-	s.run(time.Minute)
-	if len(s.peers[0].receipts) != 1 {
-		t.Fatal("the task was not settled")
+	r.Seal.Votes = s.certificate(Leaf{Commit, id, StageSeal, 0, r.Seal.Value.Hash(s.domain)})
+	r.Outcome = Settle(s.genesis, s.domain, id, order.Order.Statement, r.Seal.Value, reveals)
+	r.Settle = s.certificate(Leaf{FastCommit, id, StageSettle, 0, r.Outcome.Hash(s.domain)})
+	return r
+}
+
+// certificate has a quorum vote, each member in a bundle of two leaves.
+func (s *swarm) certificate(vote Leaf) Certificate {
+	c := Certificate{Vote: vote}
+	for i, k := range s.keys[:s.genesis.Quorum()] {
+		u := NewBundle(uint16(i), 100, crypto.Hash{}, []Leaf{{LockVote, TaskID{1}, StageLock, 0, TaskID{1}}, vote})
+		u.Sign(s.domain, k)
+		c.Proofs = append(c.Proofs, u.proof(1))
 	}
-	return s, s.peers[0].receipts[0]
+	return c
 }
 
 // samples has one valid message of each type.
 func samples(t testing.TB) (*swarm, []Message) {
-	s, r := settledSwarm(t, 4)
+	s := newSwarm(t, 4, 1)
+	r := s.receipt()
 	id, order := s.order(1, r.Task(), 5, 2)
 	answer := Answer{Task: id, Worker: s.workers[0].Public(), Text: crypto.Sum([]byte("text")), Salt: crypto.Sum([]byte("salt"))}
 	ids := []AnswerID{answer.ID()}
@@ -172,7 +185,8 @@ func TestOrdersAgainstTheRulesAreRefused(t *testing.T) {
 }
 
 func TestReceiptThatWasTamperedWithIsRefused(t *testing.T) {
-	s, good := settledSwarm(t, 4)
+	s := newSwarm(t, 4, 1)
+	good := s.receipt()
 	if err := s.verifier.Receipt(good); err != nil {
 		t.Fatal(err)
 	}
@@ -186,12 +200,7 @@ func TestReceiptThatWasTamperedWithIsRefused(t *testing.T) {
 	// resign has a quorum vote for a changed outcome, as only more than f Byzantine validators could.
 	resign := func(r *Receipt) {
 		vote := Leaf{FastCommit, r.Task(), StageSettle, 0, r.Outcome.Hash(s.domain)}
-		r.Settle = Certificate{Vote: vote}
-		for i := range 3 {
-			u := NewBundle(uint16(i), 100, crypto.Hash{}, []Leaf{vote})
-			u.Sign(s.domain, s.keys[i])
-			r.Settle.Proofs = append(r.Settle.Proofs, u.proof(0))
-		}
+		r.Settle = s.certificate(vote)
 	}
 	for name, c := range map[string]struct {
 		change func(*Receipt)
@@ -303,7 +312,7 @@ func FuzzDecode(f *testing.F) {
 }
 
 func FuzzDecodeStored(f *testing.F) {
-	_, r := settledSwarm(f, 4)
+	r := newSwarm(f, 4, 1).receipt()
 	f.Add(r.Encode())
 	f.Add((&LockCert{r.Order, r.Lock}).Encode())
 	f.Add(EncodeOpening(r.Seal.Value[0].Statement, r.Outcome.Reveals[0].Opening))
@@ -322,11 +331,12 @@ func FuzzDecodeStored(f *testing.F) {
 
 func BenchmarkVerifyReceipt(b *testing.B) {
 	for _, n := range []int{4, 16} {
-		s, r := settledSwarm(b, n)
+		s := newSwarm(b, n, 1)
+		r := s.receipt()
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := s.verifier.Receipt(r); err != nil {
+				if err := NewVerifier(s.genesis).Receipt(r); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -36,6 +36,8 @@ const (
 	maxGroup      = 256
 	maxGroupBytes = 1 << 20 // a Badger transaction holds 15% of a memtable
 	maxPending    = 4096
+	// groupDelay is how long a write waits for others to share its sync, unless somebody waits for it.
+	groupDelay = 2 * time.Millisecond
 )
 
 // BlobTTL is how long prompts and answers are kept.
@@ -53,6 +55,7 @@ type Store struct {
 	changed *sync.Cond // on mu: pending, written, closing or failed changed
 	queued  uint64     // writes ever queued
 	written uint64     // of these, durable
+	urgent  uint64     // somebody waits until so many are written
 	closing bool
 	failed  error
 
@@ -364,6 +367,7 @@ func (s *Store) apply() {
 		for len(s.pending) == 0 && !s.closing {
 			s.changed.Wait()
 		}
+		s.gather()
 		n, size := 0, 0
 		for n < len(s.pending) && n < maxGroup && (n == 0 || size+s.pending[n].size <= maxGroupBytes) {
 			size += s.pending[n].size
@@ -394,6 +398,21 @@ func (s *Store) apply() {
 	}
 }
 
+// gather lets writes come together for groupDelay, less if somebody waits or a group is full.
+func (s *Store) gather() {
+	late := false
+	timer := time.AfterFunc(groupDelay, func() {
+		s.mu.Lock()
+		late = true
+		s.changed.Broadcast()
+		s.mu.Unlock()
+	})
+	defer timer.Stop()
+	for !late && !s.closing && s.urgent <= s.written && len(s.pending) < maxGroup {
+		s.changed.Wait()
+	}
+}
+
 func set(txn *badger.Txn, group ...write) error {
 	for _, w := range group {
 		for _, e := range w.entries {
@@ -415,7 +434,10 @@ func set(txn *badger.Txn, group ...write) error {
 func (s *Store) Flush() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for target := s.queued; s.written < target && s.failed == nil; {
+	target := s.queued
+	s.urgent = max(s.urgent, target)
+	s.changed.Broadcast()
+	for s.written < target && s.failed == nil {
 		s.changed.Wait()
 	}
 	return s.failed
