@@ -69,7 +69,11 @@ func (n *Node) Ask(ctx context.Context, prompt string, o AskOptions) (*Settlemen
 	task := ledger.OrderID(n.domain, order)
 	events, stop := n.loop.watch(task)
 	defer stop()
-	n.loop.gossip(m)
+	n.lifeMu.Lock()
+	if !n.closed {
+		n.tasks.Go(func() { n.publishOwn(m) })
+	}
+	n.lifeMu.Unlock()
 	return n.await(ctx, task, order, events, o.OnEvent)
 }
 
@@ -102,7 +106,7 @@ func (n *Node) await(ctx context.Context, task ledger.TaskID, o ledger.Order, ev
 				on(e)
 			}
 			if e.Step == ledger.Settled {
-				return n.settlement(ctx, e.Receipt, timeline(begin, seen))
+				return n.settlement(ctx, e.Receipt, timeline(begin, seen)), nil
 			}
 		case <-late.C:
 			return nil, &PendingError{task, errUndecided}
@@ -133,7 +137,7 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 		o.AnswerTimeout = DefaultAnswerTimeout
 	}
 	if o.ScoreTimeout == 0 {
-		o.ScoreTimeout = max(DefaultScoreTimeout, 2*o.AnswerTimeout)
+		o.ScoreTimeout = min(max(DefaultScoreTimeout, 2*o.AnswerTimeout), ledger.MaxDeadline)
 	}
 	if o.Split == 0 {
 		o.Split = n.genesis.Splits[0].ID
@@ -151,11 +155,11 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 	}
 	n.askMu.Lock()
 	defer n.askMu.Unlock()
-	account := n.store.Account(n.Account())
+	account, unlocked := n.accountAndUnlockedFees()
 	if account.Nonce >= n.ownNext {
 		n.ownNext, n.ownLast = account.Nonce, account.Last
 	}
-	if available := account.Balance - n.unlockedFees(); int64(min(o.Fee, 1<<62)) > available {
+	if available := account.Balance - unlocked; int64(min(o.Fee, 1<<62)) > available {
 		return nil, &FundsError{o.Fee, available}
 	}
 	order := ledger.Order{
@@ -177,6 +181,19 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 	return m, nil
 }
 
+// accountAndUnlockedFees returns the own account, and the fees of own orders that have not been taken
+// from it yet, as they stood at one moment: a lock that is applied between the two reads must neither
+// count twice nor not at all.
+func (n *Node) accountAndUnlockedFees() (a ledger.Account, unlocked int64) {
+	for {
+		unlocked = n.unlockedFees()
+		a = n.store.Account(n.Account())
+		if unlocked == n.unlockedFees() {
+			return a, unlocked
+		}
+	}
+}
+
 // unlockedFees sums up own orders whose fee is not in escrow yet, and forgets the others.
 func (n *Node) unlockedFees() (sum int64) {
 	for task, fee := range n.ownFees {
@@ -189,15 +206,13 @@ func (n *Node) unlockedFees() (sum int64) {
 	return sum
 }
 
-// resumeOwn publishes own orders again that were given before the node last ended.
-func (n *Node) resumeOwn() error {
+// restoreOwn reads the own orders that are not settled: whatever is ordered next must follow them.
+func (n *Node) restoreOwn() error {
 	orders, err := n.store.OwnOrders()
 	if err != nil {
 		return fmt.Errorf("reading own orders: %w", err)
 	}
-	n.askMu.Lock()
-	defer n.askMu.Unlock()
-	for _, m := range orders {
+	for _, m := range orders { // by nonce
 		o := m.Order.Statement
 		task := ledger.OrderID(n.domain, o)
 		if n.store.IsSettled(task) {
@@ -208,11 +223,15 @@ func (n *Node) resumeOwn() error {
 		}
 		n.ownNext, n.ownLast = o.Nonce+1, task
 		n.ownFees[task] = o.Fee
-		n.tasks.Go(func() {
-			if n.topics[ledger.TopicOrder].WaitForPeers(n.ctx, 1) == nil { // gossip to nobody is lost
-				n.loop.gossip(m)
-			}
-		})
+		n.ownOpen = append(n.ownOpen, m)
 	}
 	return nil
+}
+
+// publishOwn gossips an own order as soon as a peer listens: gossip to nobody is lost.
+func (n *Node) publishOwn(m *ledger.OrderMessage) {
+	orders := n.topics[ledger.TopicOrder]
+	if len(orders.Peers()) > 0 || orders.WaitForPeers(n.ctx, 1) == nil {
+		n.loop.gossip(m)
+	}
 }

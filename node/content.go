@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -58,8 +57,8 @@ func (c *content) local(h crypto.Hash) ([]byte, error) {
 	return c.node.store.Blob(h)
 }
 
-// get returns a text of at most most bytes, from a peer if need be: from hint first if it is set.
-func (c *content) get(ctx context.Context, h crypto.Hash, most int, hint peer.ID) ([]byte, error) {
+// get returns a text of at most most bytes, from a peer if need be.
+func (c *content) get(ctx context.Context, h crypto.Hash, most int) ([]byte, error) {
 	text, err := c.local(h)
 	if err == nil {
 		return text, nil
@@ -67,12 +66,8 @@ func (c *content) get(ctx context.Context, h crypto.Hash, most int, hint peer.ID
 	if !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	peers := c.node.host.Peers()
-	if i := slices.Index(peers, hint); i > 0 {
-		peers[0], peers[i] = peers[i], peers[0]
-	}
 	errs := []error{fmt.Errorf("no peer has the text %s", h.Short())}
-	for _, p := range peers {
+	for _, p := range c.node.host.Peers() {
 		text, err := c.node.host.Request(ctx, p, protocolContent, h[:], most)
 		if err == nil && crypto.Sum(text) != h {
 			err = errors.New("it sent another text")

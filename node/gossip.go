@@ -45,6 +45,10 @@ func (n *Node) join() error {
 		}
 		n.topics[topic] = t
 	}
+	n.linked = map[peer.ID]chan struct{}{}
+	for _, p := range n.committee() {
+		n.linked[p] = make(chan struct{})
+	}
 	var err error
 	n.links, err = p2p.NewLinks(n.host, p2p.LinkConfig[ledger.Verified]{
 		Name: protocolVotes, MaxFrame: ledger.MaxMessage,
@@ -53,6 +57,13 @@ func (n *Node) join() error {
 			return n.validate(ledger.TopicVotes, from, frame)
 		},
 		Handle: func(from peer.ID, v ledger.Verified) { n.loop.receive(from, v) },
+		Up: func(to peer.ID) { // from one goroutine per peer
+			select {
+			case <-n.linked[to]:
+			default:
+				close(n.linked[to])
+			}
+		},
 	})
 	if err != nil {
 		return err
@@ -60,8 +71,11 @@ func (n *Node) join() error {
 	return n.host.Serve(p2p.ServeConfig{Name: protocolContent, MaxRequest: 32, Handle: n.content.serve})
 }
 
-// committee returns the peer ids of the other validators.
+// committee returns the peer ids of the other validators; none on a node that is no validator.
 func (n *Node) committee() (peers []peer.ID) {
+	if n.self < 0 {
+		return nil
+	}
 	for i, v := range n.genesis.Validators {
 		if p, err := peer.Decode(v.Peer); err == nil && i != n.self {
 			peers = append(peers, p)

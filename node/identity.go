@@ -58,7 +58,10 @@ const (
 )
 
 // Save writes the keys into a directory with mode 0600. It replaces none that is there.
-func (id Identity) Save(dir string) error {
+func (id Identity) Save(dir string) error { return id.save(dir, false) }
+
+// save writes the keys. If some are there already, it keeps them or fails with [fs.ErrExist].
+func (id Identity) save(dir string, keep bool) error {
 	raw, err := id.Peer.Raw()
 	if err != nil {
 		return fmt.Errorf("peer key: %w", err)
@@ -68,20 +71,29 @@ func (id Identity) Save(dir string) error {
 		return fmt.Errorf("peer key: %w", err)
 	}
 	for name, key := range map[string]crypto.PrivateKey{peerFile: seed, accountFile: id.Account, consensusFile: id.Consensus} {
-		data, err := key.MarshalPEM()
-		if err != nil {
-			return err
-		}
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return fmt.Errorf("writing a key: %w", err)
-		}
-		_, err = f.Write(data)
-		if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		err := saveKey(filepath.Join(dir, name), key)
+		if err != nil && !(keep && errors.Is(err, fs.ErrExist)) {
 			return fmt.Errorf("writing a key: %w", err)
 		}
 	}
 	return nil
+}
+
+// saveKey makes a key file, whole or not at all.
+func saveKey(path string, key crypto.PrivateKey) error {
+	data, err := key.MarshalPEM()
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Link(f.Name(), path) // unlike a rename it replaces nothing
+	}
+	return errors.Join(err, os.Remove(f.Name()))
 }
 
 // LoadIdentity reads the keys in a directory. A key file that others may read is refused. The error
@@ -120,7 +132,8 @@ func loadKey(path string) (crypto.PrivateKey, error) {
 	return k, nil
 }
 
-// loadOrCreateIdentity reads the keys in a directory and makes them if there are none.
+// loadOrCreateIdentity reads the keys in a directory. It makes those that are not there: all of them
+// on a first start, some if that was killed.
 func loadOrCreateIdentity(dir string) (Identity, error) {
 	id, err := LoadIdentity(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -129,5 +142,8 @@ func loadOrCreateIdentity(dir string) (Identity, error) {
 	if id, err = NewIdentity(nil); err != nil {
 		return id, err
 	}
-	return id, id.Save(dir)
+	if err := id.save(dir, true); err != nil {
+		return id, err
+	}
+	return LoadIdentity(dir)
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/poqmesh/poq/crypto"
@@ -25,6 +26,7 @@ type loop struct {
 	engine *ledger.Engine
 	events chan func(*ledger.Engine)
 	known  known
+	asked  *lru.Cache[ledger.TaskID, time.Time] // when another validator was last asked about a task
 
 	log      *votelog.Log // nil on a node that is no validator
 	seq      uint64       // of the next bundle
@@ -49,15 +51,18 @@ const (
 )
 
 func newLoop(n *Node) (*loop, error) {
+	asked, err := lru.New[ledger.TaskID, time.Time](knownTasks)
+	if err != nil {
+		return nil, err
+	}
 	l := &loop{
-		node: n, known: newKnown(), watchers: map[ledger.TaskID][]chan Event{},
+		node: n, known: newKnown(), asked: asked, watchers: map[ledger.TaskID][]chan Event{},
 		events: make(chan func(*ledger.Engine), eventQueue), publish: make(chan ledger.Message, publishQueue),
 	}
 	l.engine = ledger.NewEngine(n.genesis, n.self, l)
 	if n.self < 0 {
 		return l, nil
 	}
-	var err error
 	l.log, err = votelog.Open(filepath.Join(n.cfg.dir, "votes.log"), votelog.Replayer{
 		Message: func(m ledger.Message) {
 			if o, ok := m.(*ledger.OrderMessage); ok {
@@ -100,11 +105,25 @@ func (l *loop) receive(from peer.ID, v ledger.Verified) {
 	}
 	if validator := l.node.genesis.ValidatorByPeer(from.String()); validator >= 0 {
 		l.do(func(e *ledger.Engine) {
-			if e.Query(validator, q.Task) {
+			switch {
+			case e.Query(validator, q.Task):
 				l.outgoing = append(l.outgoing, func() { l.sendReceipt(validator, q.Task) })
+			case !l.node.store.IsLocked(q.Task):
+				l.askBack(validator, q)
 			}
 		})
 	}
+}
+
+// askBack asks a validator about a task that it asked about and that is not locked here. A validator
+// that was away when the fee was locked has no other way to learn of it: gossip does not repeat what is
+// seconds old. One question per task and second is asked, or two that know nothing would never end.
+func (l *loop) askBack(validator int, q *ledger.Query) {
+	if last, ok := l.asked.Get(q.Task); ok && time.Since(last) < time.Second {
+		return
+	}
+	l.asked.Add(q.Task, time.Now())
+	l.outgoing = append(l.outgoing, func() { l.send(validator, q) })
 }
 
 func (l *loop) sendReceipt(to int, task ledger.TaskID) {
@@ -206,7 +225,7 @@ func (l *loop) runPublisher() {
 			return
 		case m := <-l.publish:
 			topic, data := ledger.Encode(m)
-			if err := l.node.topics[topic].Publish(l.node.ctx, data); err != nil && l.node.ctx.Err() == nil && !errors.Is(err, errKnown) {
+			if err := l.node.topics[topic].Publish(l.node.ctx, data); err != nil && l.node.ctx.Err() == nil {
 				l.node.log.Error("not published", "topic", topic, "error", err)
 			}
 		}
@@ -277,12 +296,12 @@ func (l *loop) Score(task ledger.TaskID, o ledger.Order, a ledger.AnswerID, text
 }
 
 func (n *Node) score(ctx context.Context, o ledger.Order, a ledger.AnswerID, text []byte) (ledger.Score, error) {
-	prompt, err := n.content.get(ctx, o.Prompt, ledger.MaxPrompt, "")
+	prompt, err := n.content.get(ctx, o.Prompt, ledger.MaxPrompt)
 	if err != nil {
 		return 0, fmt.Errorf("prompt: %w", err)
 	}
 	if len(text) == 0 {
-		if text, err = n.content.get(ctx, a.Text, ledger.MaxAnswer, ""); err != nil {
+		if text, err = n.content.get(ctx, a.Text, ledger.MaxAnswer); err != nil {
 			return 0, fmt.Errorf("answer: %w", err)
 		}
 	}
@@ -321,6 +340,7 @@ func (l *loop) Observe(p ledger.Progress) {
 	case ledger.Answered:
 		l.node.content.keep(p.Text)
 	case ledger.Settled:
+		l.forgetOwn(p.Receipt.Order.Statement)
 		l.node.log.Info("settled", "task", p.Task.Short(), "outcome", p.Receipt.Outcome.Kind, "fee", p.Receipt.Order.Statement.Fee, "answers", len(p.Receipt.Outcome.Ranking))
 	case ledger.Evidence:
 		l.node.log.Warn("contradiction", "task", p.Task.Short(), "what", p.Reason)
@@ -338,6 +358,16 @@ func (l *loop) Observe(p ledger.Progress) {
 		case c <- e:
 		default: // a watcher that is that far behind has left
 		}
+	}
+}
+
+// forgetOwn drops an own order that is settled: it need not be published again.
+func (l *loop) forgetOwn(o ledger.Order) {
+	if o.Payer != l.node.Account() {
+		return
+	}
+	if err := l.node.store.DeleteOwn(o.Nonce); err != nil {
+		l.node.log.Warn("own order not forgotten", "error", err) // the next start does it
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/poqmesh/poq/crypto"
@@ -46,11 +47,18 @@ type Node struct {
 	ownLast ledger.TaskID // the last own order
 	ownNext uint64        // nonce of the next own order
 	ownFees map[ledger.TaskID]ledger.Amount
+	ownOpen []*ledger.OrderMessage // given before the node last ended: Start publishes them again
 
-	closeOnce sync.Once
-	closeErr  error
-	failMu    sync.Mutex
-	failure   error
+	linked map[peer.ID]chan struct{} // of each other validator: closed once the link to it is up
+
+	lifeMu   sync.Mutex // held by Start and at the beginning of Close
+	started  bool
+	closed   bool
+	closing  sync.Once
+	closeErr error
+
+	failMu  sync.Mutex
+	failure error
 }
 
 // config is what the options set.
@@ -175,10 +183,19 @@ func (n *Node) identify() error {
 			n.self = i
 		}
 	}
-	switch {
-	case n.self >= 0 && c.judge == nil:
+	if n.self < 0 {
+		return nil
+	}
+	id, err := n.identity.PeerID()
+	if err != nil {
+		return err
+	}
+	switch want := c.genesis.Validators[n.self].Peer; {
+	case c.judge == nil:
 		return errors.New("a validator needs WithJudge")
-	case n.self >= 0 && c.judge.ID() != c.genesis.Judge:
+	case id.String() != want:
+		return fmt.Errorf("the peer key is %s's, the genesis wants validator %d at %s: the others would not talk to it", id, n.self, want)
+	case c.judge.ID() != c.genesis.Judge:
 		return fmt.Errorf("the judge is %s, the genesis wants %s", c.judge.ID().Short(), c.genesis.Judge.Short())
 	}
 	return nil
@@ -188,6 +205,9 @@ func (n *Node) assemble() (err error) {
 	if n.host, err = p2p.New(p2p.Config{
 		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Logger: n.log, Topics: topicNames(), SeenTTL: 2 * ledger.MaxDeadline,
 	}); err != nil {
+		return err
+	}
+	if err = n.restoreOwn(); err != nil {
 		return err
 	}
 	n.content = newContent(n)
@@ -201,11 +221,21 @@ func (n *Node) assemble() (err error) {
 }
 
 // Start connects the node and takes up what was open when it last ended. ctx bounds Start alone. It
-// returns before the network is there: see [Node.WaitReady].
+// returns before the network is there: see [Node.WaitReady]. A node is started once; if Start fails
+// it is only good to be closed.
 func (n *Node) Start(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	n.lifeMu.Lock()
+	defer n.lifeMu.Unlock()
+	switch {
+	case n.closed:
+		return errors.New("the node is closed: make another one")
+	case n.started:
+		return errors.New("the node is started already")
+	}
+	n.started = true
 	open, err := n.store.OpenLocks()
 	if err != nil {
 		return fmt.Errorf("reading open tasks: %w", err)
@@ -215,17 +245,19 @@ func (n *Node) Start(ctx context.Context) error {
 	if err := n.host.Keep(n.cfg.peers...); err != nil {
 		return err
 	}
-	if n.self >= 0 {
-		if err := n.links.Open(n.committee()...); err != nil {
-			return err
-		}
+	if err := n.links.Open(n.committee()...); err != nil {
+		return err
 	}
 	n.loop.do(func(e *ledger.Engine) {
 		for _, l := range open {
 			e.Resume(l)
 		}
 	})
-	return n.resumeOwn()
+	for _, m := range n.ownOpen {
+		n.tasks.Go(func() { n.publishOwn(m) })
+	}
+	n.ownOpen = nil
+	return nil
 }
 
 // watchStore stops the node when its ledger can't be written any more.
@@ -266,13 +298,25 @@ func (n *Node) WaitReady(ctx context.Context, others int) error {
 			return fmt.Errorf("waiting for peers in topic %s: %w", name, err)
 		}
 	}
+	for p, up := range n.linked {
+		select {
+		case <-up:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for a link to validator %s: %w", p, ctx.Err())
+		case <-n.ctx.Done():
+			return p2p.ErrClosed
+		}
+	}
 	return nil
 }
 
 // Close ends the node and waits for everything it started. It may be called more than once.
 func (n *Node) Close() error {
-	n.closeOnce.Do(func() {
+	n.closing.Do(func() {
 		n.cancel()
+		n.lifeMu.Lock()
+		n.closed = true
+		n.lifeMu.Unlock()
 		var errs []error
 		if n.host != nil {
 			errs = append(errs, n.host.Close())

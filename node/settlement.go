@@ -119,22 +119,17 @@ func (n *Node) Settlement(ctx context.Context, task ledger.TaskID) (*Settlement,
 	if err != nil {
 		return nil, err
 	}
-	return n.settlement(ctx, r, nil)
+	return n.settlement(ctx, r, nil), nil
 }
 
-func (n *Node) settlement(ctx context.Context, r *ledger.Receipt, t *Timeline) (*Settlement, error) {
-	if t != nil {
-		if err := n.store.DeleteOwn(r.Order.Statement.Nonce); err != nil {
-			return nil, err
-		}
-	}
+func (n *Node) settlement(ctx context.Context, r *ledger.Receipt, t *Timeline) *Settlement {
 	return Describe(n.genesis, r, t, func(h crypto.Hash) string {
-		text, err := n.content.get(ctx, h, ledger.MaxPrompt, "")
+		text, err := n.content.get(ctx, h, ledger.MaxPrompt)
 		if err != nil {
 			return ""
 		}
 		return string(text)
-	}), nil
+	})
 }
 
 // Describe derives a settlement from its receipt, which must have been verified. text finds prompts

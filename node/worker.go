@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
@@ -71,6 +73,7 @@ func (w *worker) answer(ctx context.Context, task ledger.TaskID, o ledger.Order,
 	text, err := w.generate(ctx, o)
 	if err != nil {
 		if ctx.Err() == nil {
+			n.log.Warn("task declined", "task", task.Short(), "error", err)
 			n.loop.gossip(new(ledger.Sign(n.domain, n.identity.Account, ledger.Decline{Task: task, Worker: n.Account(), Reason: reason(err)})))
 		}
 		return
@@ -100,9 +103,9 @@ func (w *worker) answer(ctx context.Context, task ledger.TaskID, o ledger.Order,
 }
 
 func (w *worker) generate(ctx context.Context, o ledger.Order) (string, error) {
-	prompt, err := w.node.content.get(ctx, o.Prompt, ledger.MaxPrompt, "")
+	prompt, err := w.node.content.get(ctx, o.Prompt, ledger.MaxPrompt)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w: %w", &llm.DeclineError{Reason: "the prompt could not be fetched"}, err)
 	}
 	select {
 	case w.turn <- struct{}{}:
@@ -114,8 +117,12 @@ func (w *worker) generate(ctx context.Context, o ledger.Order) (string, error) {
 	switch {
 	case err != nil:
 		return "", err
+	case strings.TrimSpace(a.Text) == "":
+		return "", &llm.DeclineError{Reason: "the answer came out empty"}
 	case len(a.Text) > ledger.MaxAnswer:
 		return "", &llm.DeclineError{Reason: "the answer came out too long"}
+	case !utf8.ValidString(a.Text):
+		return "", &llm.DeclineError{Reason: "the answer came out garbled"}
 	}
 	return a.Text, nil
 }
@@ -128,15 +135,15 @@ func reason(err error) string {
 	if errors.As(err, &d) {
 		text = d.Reason
 	}
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
+	var line []byte
+	for _, r := range text {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
+			r = ' '
 		}
-		return r
-	}, strings.ToValidUTF8(text, " "))
-	for len(text) > ledger.MaxReason {
-		r := []rune(text)
-		text = string(r[:len(r)-1])
+		if len(line)+utf8.RuneLen(r) > ledger.MaxReason {
+			break
+		}
+		line = utf8.AppendRune(line, r)
 	}
-	return text
+	return string(line)
 }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/poqmesh/poq/node"
 )
@@ -21,6 +22,9 @@ type Client struct {
 	http   *http.Client
 	Status Status
 }
+
+// statusTimeout is how long Dial waits for a process to say who it is.
+const statusTimeout = 5 * time.Second
 
 // Errors of Dial.
 var (
@@ -42,15 +46,19 @@ func Dial(ctx context.Context, dir string) (*Client, error) {
 	var found []*Client
 	for _, p := range paths {
 		c := &Client{http: &http.Client{Transport: &http.Transport{
+			DisableKeepAlives: true, // a connection costs nothing here, and none is left to be closed
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return new(net.Dialer).DialContext(ctx, "unix", p)
 			},
 		}}}
-		if err := c.get(ctx, "/v1/status", nil, &c.Status); err != nil {
+		hurry, cancel := context.WithTimeout(ctx, statusTimeout)
+		err := c.get(hurry, "/v1/status", nil, &c.Status)
+		cancel()
+		if err != nil {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
-			continue // it is ending just now
+			continue // it is ending just now, or suspended
 		}
 		if dir == "" || c.Status.Dir == dir {
 			found = append(found, c)

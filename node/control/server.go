@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/poqmesh/poq/ledger/store"
@@ -30,6 +31,10 @@ type Server struct {
 	http   *http.Server
 	lock   *socketLock
 	done   chan error
+	cancel context.CancelFunc // ends the requests that run
+
+	running sync.RWMutex // held for reading by each request
+	closed  bool         // under running
 }
 
 // maxRequest bounds a request's body: a prompt in JSON, escaped, with room.
@@ -58,7 +63,9 @@ func Serve(version, dir string, peers []Peer) (*Server, error) {
 	mux.HandleFunc("GET /v1/tasks", s.tasks)
 	mux.HandleFunc("GET /v1/tasks/{id}", s.task)
 	mux.HandleFunc("GET /v1/verify", s.verify)
-	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	s.http = &http.Server{Handler: s.count(mux), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
 	go func() { s.done <- s.http.Serve(l) }()
 	return s, nil
 }
@@ -66,9 +73,25 @@ func Serve(version, dir string, peers []Peer) (*Server, error) {
 // Socket returns the path of the socket.
 func (s *Server) Socket() string { return s.status.Socket }
 
-// Close ends the server; requests that run are cut off.
+// count lets Close wait for requests.
+func (s *Server) count(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.running.RLock()
+		defer s.running.RUnlock()
+		if !s.closed {
+			h.ServeHTTP(w, r)
+		}
+	})
+}
+
+// Close ends the server. Requests that run are cut off, and waited for: none uses a node afterwards. It
+// is called once.
 func (s *Server) Close() error {
+	s.cancel()
 	err := s.http.Close()
+	s.running.Lock()
+	s.closed = true
+	s.running.Unlock()
 	if e := <-s.done; !errors.Is(e, http.ErrServerClosed) && !errors.Is(e, net.ErrClosed) {
 		err = errors.Join(err, e)
 	}
@@ -121,8 +144,9 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	names := node.Names(p.Node.Genesis())
-	out, begin := json.NewEncoder(w), time.Now()
+	out, begin, begun := json.NewEncoder(w), time.Now(), false
 	send := func(u AskUpdate) {
+		begun = true
 		if out.Encode(u) == nil { // a client that left ends r's context
 			_ = http.NewResponseController(w).Flush()
 		}
@@ -140,7 +164,11 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 			send(AskUpdate{Step: st})
 		},
 	})
-	if err != nil {
+	switch {
+	case err != nil && !begun:
+		replyError(w, err)
+		return
+	case err != nil:
 		send(AskUpdate{Error: toError(err)})
 		return
 	}

@@ -11,8 +11,9 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// A socket's name is NNN.sock, beside NNN.lock, which its process holds locked: a file whose lock is
-// free was left by a process that was killed, and is removed.
+// A socket's name is N.sock, beside N.lock, which its process holds locked: a socket whose lock is free
+// was left by a process that was killed, and is removed. Whoever removes a socket holds its lock. The
+// lock files stay: if one were removed, two processes could lock two files of one name.
 
 const (
 	socketSuffix = ".sock"
@@ -21,9 +22,10 @@ const (
 
 type socketLock struct{ lock *flock.Flock }
 
+// release removes the socket and lets go of its name.
 func (l *socketLock) release() error {
-	err := l.lock.Unlock()
-	return errors.Join(err, ignoreMissing(os.Remove(l.lock.Path())), ignoreMissing(os.Remove(strings.TrimSuffix(l.lock.Path(), lockSuffix)+socketSuffix)))
+	err := ignoreMissing(os.Remove(strings.TrimSuffix(l.lock.Path(), lockSuffix) + socketSuffix))
+	return errors.Join(err, l.lock.Unlock())
 }
 
 func ignoreMissing(err error) error {
@@ -85,13 +87,17 @@ func sockets() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	paths, err := filepath.Glob(filepath.Join(dir, "*"+socketSuffix))
+	files, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("listing control sockets: %w", err)
 	}
 	var live []string
-	for _, p := range paths {
-		lock := flock.New(strings.TrimSuffix(p, socketSuffix) + lockSuffix)
+	for _, f := range files {
+		if filepath.Ext(f.Name()) != socketSuffix {
+			continue
+		}
+		p := filepath.Join(dir, f.Name())
+		lock := flock.New(strings.TrimSuffix(p, socketSuffix) + lockSuffix, flock.SetPermissions(0o600))
 		ok, err := lock.TryLock()
 		switch {
 		case err != nil:

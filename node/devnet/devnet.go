@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"github.com/multiformats/go-multiaddr"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/poqmesh/poq/ledger"
@@ -195,12 +196,22 @@ func (d *Devnet) prepare(c Config) error {
 }
 
 // newIdentity makes a peer's keys, in place of those that a start left that did not get to the end.
+// Whatever else a directory of that name holds is not ours.
 func newIdentity(dir string, random io.Reader) (id node.Identity, err error) {
-	if err := os.RemoveAll(dir); err != nil {
-		return id, fmt.Errorf("clearing %s: %w", dir, err)
-	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return id, fmt.Errorf("making a peer's directory: %w", err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return id, fmt.Errorf("clearing a peer's directory: %w", err)
+	}
+	for _, f := range files {
+		if filepath.Ext(f.Name()) != ".key" {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
+			return id, fmt.Errorf("clearing a peer's directory: %w", err)
+		}
 	}
 	if id, err = node.NewIdentity(random); err != nil {
 		return id, err
@@ -245,7 +256,13 @@ func (d *Devnet) start(ctx context.Context, c Config) error {
 	}
 	for i, p := range d.Peers {
 		for _, other := range d.Peers[i+1:] {
-			if err := p.Node.Host().Keep(other.Node.Host().Addrs()...); err != nil {
+			var tcp []multiaddr.Multiaddr
+			for _, a := range other.Node.Host().Addrs() {
+				if strings.Contains(a.String(), "/tcp/") {
+					tcp = append(tcp, a)
+				}
+			}
+			if err := p.Node.Host().Keep(tcp...); err != nil {
 				return err
 			}
 		}
