@@ -63,7 +63,8 @@ func FuzzFrameReader(f *testing.F) {
 
 func TestUnderstoodStatusesAreTheirOwnError(t *testing.T) {
 	for status := range 256 {
-		if got := statusOf(errorOf(byte(status))); status <= int(statusFailed) && got != byte(status) || status > int(statusFailed) && got != statusFailed {
+		want := min(byte(status), statusFailed) // what a later version may say reads as a failure
+		if got := statusOf(errorOf(byte(status))); got != want {
 			t.Errorf("status %d reads as %d", status, got)
 		}
 	}

@@ -28,25 +28,27 @@ const (
 
 	// heartbeat is how often the mesh is mended and lost messages are announced again.
 	heartbeat = 700 * time.Millisecond
-	// historyLength heartbeats are kept for peers that ask, historyGossip of them announced.
+	// historyLength heartbeats of messages are kept for peers that ask, historyGossip of them announced.
 	historyLength = 6
 	historyGossip = 3
 
 	// The publisher sends to every peer that it is connected to (floodPublish), and they pass the message on
 	// along a thin mesh, which serves those who are not connected to the publisher. In a small network, where all
 	// are connected, the mesh carries duplicates alone, so every edge of it costs processor time and, as the
-	// cores are shared, latency. BenchmarkGossipBurst, 8 hosts, 24 messages of 300 B at once, 2 cores,
-	// QUIC, least of 3 runs; processor time per message over all hosts, time until all have all:
+	// cores are shared, latency. Measured with 8 hosts on 2 shared cores: processor time over all hosts per
+	// message when 24 come at once (BenchmarkGossipBurst, least and most of the best of two passes), and time until
+	// all have a message of 300 B that comes alone (BenchmarkGossip, p50 over QUIC):
 	//
-	//	D/low/high  flood     cpu      p50
-	//	8/6/12      yes      896 us   10.1 ms
-	//	4/3/6       yes      791 us    9.0 ms
-	//	4/3/6       no       655 us    7.0 ms
-	//	3/2/4       yes      655 us    7.1 ms
-	//	2/1/3       yes      466 us   (noise)
+	//	D/low/high  flood   burst, QUIC       burst, TCP        alone
+	//	8/6/12      no      0.70 - 1.42 ms    0.97 - 0.99 ms    1.16 ms
+	//	8/6/12      yes     0.71 - 1.13 ms    0.85 - 1.22 ms    1.18 ms
+	//	4/3/6       no      0.47 - 0.65 ms    0.57 - 0.75 ms    0.68 ms
+	//	4/3/6       yes     0.74 - 0.85 ms    0.58 - 0.86 ms    0.75 ms
+	//	3/2/4       yes     0.65 - 0.69 ms    0.61 - 0.77 ms    0.46 ms
+	//	2/1/3       yes     0.46 - 0.60 ms    0.43 - 0.54 ms    0.40 ms
 	//
-	// 3/2/4 with flood costs what 4/3/6 without does, and takes one hop where that takes two or three. A
-	// mesh of two would fall apart when one peer leaves.
+	// So 3/2/4 with flood costs no more than 4/3/6 without, in one hop where that takes two or three. A mesh of
+	// two would fall apart when one peer leaves. QUIC and TCP do not differ beyond the noise.
 	meshDegree   = 3
 	meshLow      = 2
 	meshHigh     = 4
@@ -57,6 +59,8 @@ const (
 
 // Connections.
 const (
+	// dialMin and dialMax bound the back-off of Keep and of links; a peer that restarts is back within a second,
+	// one that is away for long is asked six times a minute.
 	dialMin     = 250 * time.Millisecond
 	dialMax     = 10 * time.Second
 	dialTimeout = 10 * time.Second
@@ -66,9 +70,9 @@ const (
 const (
 	// MaxFrame bounds LinkConfig.MaxFrame, in bytes.
 	MaxFrame = 1 << 20
-	// linkQueue is how many frames wait for one peer.
+	// linkQueue is how many frames wait for one peer: 256 votes are many tasks' worth, and at 1 KiB each 256 KiB.
 	linkQueue = 256
-	// linkBatch is how many bytes of waiting frames go into one write.
+	// linkBatch is how many bytes of waiting frames go into one write, about what a QUIC stream sends at once.
 	linkBatch = 32 << 10
 	// linkTimeout bounds opening a link and one write.
 	linkTimeout = 5 * time.Second
@@ -80,7 +84,8 @@ const (
 	MaxBody = 4 << 20
 	// requestTimeout holds when the caller's context has no deadline, and for the serving side.
 	requestTimeout = 10 * time.Second
-	// serveAtOnce and servePerPeer bound the requests of one protocol that are worked on.
+	// serveAtOnce and servePerPeer bound the requests of one protocol that are worked on, so that memory stays
+	// under serveAtOnce times the largest request and response, and one peer leaves room for seven others.
 	serveAtOnce  = 64
 	servePerPeer = 8
 )

@@ -66,7 +66,8 @@ func TestRequestBounds(t *testing.T) {
 
 func TestEmptyResponseIsNotAnError(t *testing.T) {
 	hosts := newHosts(t, 2, Config{})
-	err := hosts[0].Serve(ServeConfig{Name: "blob", MaxRequest: 10, Handle: func(context.Context, peer.ID, []byte) ([]byte, error) { return nil, nil }})
+	nothing := func(context.Context, peer.ID, []byte) ([]byte, error) { return nil, nil }
+	err := hosts[0].Serve(ServeConfig{Name: "blob", MaxRequest: 10, Handle: nothing})
 	if err != nil {
 		t.Fatal(err)
 	}
