@@ -242,6 +242,7 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	n.tasks.Go(n.loop.run)
 	n.tasks.Go(n.watchStore)
+	n.tasks.Go(n.catchUp)
 	if err := n.host.Keep(n.cfg.peers...); err != nil {
 		return err
 	}

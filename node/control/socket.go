@@ -97,7 +97,7 @@ func sockets() ([]string, error) {
 			continue
 		}
 		p := filepath.Join(dir, f.Name())
-		lock := flock.New(strings.TrimSuffix(p, socketSuffix) + lockSuffix, flock.SetPermissions(0o600))
+		lock := flock.New(strings.TrimSuffix(p, socketSuffix)+lockSuffix, flock.SetPermissions(0o600))
 		ok, err := lock.TryLock()
 		switch {
 		case err != nil:
