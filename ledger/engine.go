@@ -20,6 +20,7 @@ const (
 const (
 	retryFirst = 500 * time.Millisecond
 	retryMost  = 10 * time.Second
+	overdue    = 2 * time.Second // after the score deadline a peer that only follows asks for the receipt
 )
 
 // Engine is one peer's part in the protocol: of a validator, or of a peer that only follows. It
@@ -266,7 +267,11 @@ func (e *Engine) Timer(tm Timer) {
 		e.close(t)
 		e.commitScores(t)
 	case Retry:
-		e.resend(t)
+		if e.self < 0 {
+			e.host.Fetch(t.id)
+		} else {
+			e.resend(t)
+		}
 		t.retry = min(2*t.retry, retryMost)
 		e.host.SetTimer(Timer{t.id, Retry}, t.retry)
 	}
@@ -409,9 +414,10 @@ func (e *Engine) open(t *task, l *LockCert) {
 	delete(e.waiting, at)
 	e.host.SetTimer(Timer{t.id, AnswerDeadline}, time.Duration(o.AnswerDeadline)*time.Millisecond)
 	e.host.SetTimer(Timer{t.id, ScoreDeadline}, time.Duration(o.ScoreDeadline)*time.Millisecond)
-	if e.self >= 0 {
-		e.host.SetTimer(Timer{t.id, Retry}, t.retry)
+	if e.self < 0 { // nothing to send again; by then the receipt should be here
+		t.retry = time.Duration(o.ScoreDeadline)*time.Millisecond + overdue
 	}
+	e.host.SetTimer(Timer{t.id, Retry}, t.retry)
 	e.host.Observe(Progress{Task: t.id, Step: Locked, Order: &o})
 	if own, ok := e.openings[t.id]; ok {
 		t.scoring = true

@@ -240,6 +240,16 @@ func TestLostVotesAndScoresAreSentAgain(t *testing.T) {
 	}
 }
 
+func TestFollowerFetchesTheReceiptThatItMissed(t *testing.T) {
+	s := newSwarm(t, 4, 13)
+	s.drop = func(_, to int, m Message) bool {
+		_, receipt := m.(*Receipt)
+		return receipt && to == 4 && s.now < 2*time.Second
+	}
+	s.settleOne()
+	s.checkAgreement(1)
+}
+
 func TestRevealLeavesNoValidatorBeforeTheSeal(t *testing.T) {
 	s := newSwarm(t, 4, 9)
 	s.drop = func(from, to int, m Message) bool {

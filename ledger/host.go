@@ -20,6 +20,9 @@ type Host interface {
 	Publish(Message)
 	// Send sends a message over the direct streams, to one validator or with Everyone to all others.
 	Send(to int, m Message)
+	// Fetch asks any peers for the receipt of a task that should be settled by now, and hands it to
+	// Engine.Receive.
+	Fetch(TaskID)
 	// SetTimer has Engine.Timer called with t after d.
 	SetTimer(t Timer, d time.Duration)
 	// Score gets the texts of prompt and answer, has the judge grade them outside of the engine's

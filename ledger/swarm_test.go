@@ -188,6 +188,15 @@ func (p *peer) Send(to int, m Message) {
 	}
 }
 
+func (p *peer) Fetch(id TaskID) {
+	from := p.swarm.random.IntN(len(p.swarm.genesis.Validators))
+	for _, r := range p.swarm.peers[from].receipts {
+		if r.Task() == id {
+			p.swarm.send(from, p.index, "", r)
+		}
+	}
+}
+
 func (p *peer) SetTimer(t Timer, d time.Duration) {
 	p.swarm.after(d, func() { p.engine.Timer(t) })
 }
