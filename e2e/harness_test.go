@@ -198,6 +198,26 @@ func (n *network) stop() {
 	}
 }
 
+// waitEqual asks until all peers have settled the same number of tasks and none is open, which a peer
+// that was killed must reach by itself. It returns that number.
+func (n *network) waitEqual() int {
+	n.user.t.Helper()
+	for begin := time.Now(); time.Since(begin) < patience; {
+		counts := map[string]bool{}
+		tasks := 0
+		for _, p := range n.card.Peers {
+			a := decode[control.Accounts](n.user.poq("ledger", "accounts", "--json", "--dir", n.card.Dir, "--peer", p.Name))
+			tasks = a.Tasks
+			counts[fmt.Sprintf("%d tasks, %d open", a.Tasks, a.Open)] = true
+		}
+		if len(counts) == 1 && counts[fmt.Sprintf("%d tasks, 0 open", tasks)] {
+			return tasks
+		}
+	}
+	n.user.t.Fatal("the peers' ledgers do not become equal")
+	return 0
+}
+
 // checkLedgers asserts that all peers hold the same ledger, and that it verifies.
 func (n *network) checkLedgers(tasks int) {
 	n.user.t.Helper()
