@@ -88,7 +88,7 @@ func (n *Node) committee() (peers []peer.ID) {
 }
 
 // errKnown: a peer may pass on what is settled here already; nobody is to blame.
-var errKnown = errors.New("the certificate is known")
+var errKnown = errors.New("nothing new about the task")
 
 // validate checks a message of a peer, the cheap things first. It runs in p2p's goroutines and looks at
 // nothing that changes but at which certificates are known.
@@ -97,7 +97,7 @@ func (n *Node) validate(topic ledger.Topic, from peer.ID, data []byte) (ledger.V
 	if err != nil {
 		return ledger.Verified{}, fmt.Errorf("%w: %w", p2p.ErrReject, err)
 	}
-	if from != n.host.ID() && n.loop.known.certificate(m) {
+	if from != n.host.ID() && n.stale(topic, m) {
 		return ledger.Verified{}, errKnown
 	}
 	v, err := n.verifier.Verify(m)
@@ -105,6 +105,13 @@ func (n *Node) validate(topic ledger.Topic, from peer.ID, data []byte) (ledger.V
 		return v, verdict(err)
 	}
 	return v, nil
+}
+
+// stale tells whether a message can't change anything any more, so that replaying old ones costs
+// nobody a signature check and none is passed on. On the streams between validators everything is
+// taken: who sends it there may need an answer.
+func (n *Node) stale(topic ledger.Topic, m ledger.Message) bool {
+	return topic != ledger.TopicVotes && (n.loop.known.certificate(m) || n.store.IsSettled(n.verifier.Task(m)))
 }
 
 // verdict is the one place that says which failures are the sender's fault: all that the verifier
@@ -137,7 +144,7 @@ func newKnown() known {
 
 func (k known) observe(p ledger.Progress) {
 	switch p.Step {
-	case ledger.Locked, ledger.Sealed, ledger.Settled:
+	case ledger.Locked, ledger.Sealed:
 		k.steps.Add(p.Task, p.Step)
 	}
 }
@@ -148,8 +155,6 @@ func (k known) certificate(m ledger.Message) bool {
 		return k.reached(m.Votes.Vote.Task, ledger.Locked)
 	case *ledger.SealCert:
 		return k.reached(m.Votes.Vote.Task, ledger.Sealed)
-	case *ledger.Receipt:
-		return k.reached(m.Task(), ledger.Settled)
 	}
 	return false
 }

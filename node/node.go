@@ -203,7 +203,7 @@ func (n *Node) identify() error {
 
 func (n *Node) assemble() (err error) {
 	if n.host, err = p2p.New(p2p.Config{
-		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Logger: n.log, Topics: topicNames(), SeenTTL: 2 * ledger.MaxDeadline,
+		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Logger: n.log, Topics: topicNames(),
 	}); err != nil {
 		return err
 	}

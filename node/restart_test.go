@@ -1,0 +1,181 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/votelog"
+)
+
+// pend orders and gives up at once: the order is in force.
+func (s *swarm) pend(prompt string, o AskOptions) ledger.TaskID {
+	s.t.Helper()
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	var pending *PendingError
+	if _, err := s.payer.node.Ask(gone, prompt, o); !errors.As(err, &pending) {
+		s.t.Fatalf("ask: %v", err)
+	}
+	return pending.Task
+}
+
+func TestRestartedPeersFindTheirLedgerAndGoOn(t *testing.T) {
+	s := startSwarm(t, 4, says("one"), says("three"))
+	for range 3 {
+		got := s.ask("before", AskOptions{MaxAnswers: 2})
+		s.await(got.Task, s.all()...)
+	}
+	for _, m := range []*member{s.validators[1], s.workers[0], s.payer} {
+		if err := m.node.Ledger().Flush(); err != nil {
+			t.Fatal(err)
+		}
+		before := m.node.Ledger().Summary()
+		s.stop(m)
+		s.launch(m)
+		if after := m.node.Ledger().Summary(); len(after.Accounts) == 0 || len(after.Accounts) != len(before.Accounts) || after.Tasks != before.Tasks {
+			t.Errorf("%s held %v, now %v", m.name, before, after)
+		}
+		for _, m := range s.all() {
+			if err := m.node.WaitReady(soon(t), len(s.all())-1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := s.ask("after "+m.name, AskOptions{MaxAnswers: 2})
+		s.await(got.Task, s.all()...)
+	}
+	s.check()
+	// What the restarted validator signed is one chain of bundles.
+	m := s.validators[1]
+	s.stop(m)
+	seq := uint64(0)
+	log, err := votelog.Open(filepath.Join(m.dir, "votes.log"), votelog.Replayer{
+		Message: func(ledger.Message) {},
+		Bundle: func(u *ledger.Bundle) {
+			if h := u.Header.Statement; h.Seq != seq {
+				t.Errorf("bundle %d follows %d", h.Seq, seq)
+			}
+			seq++
+		},
+		Opening: func(ledger.ScoreCommit, ledger.Opening) {},
+	})
+	if err != nil || seq == 0 {
+		t.Fatalf("%d bundles, %v", seq, err)
+	}
+	log.Close()
+}
+
+func TestOrderGivenBeforeACrashIsPublishedAgain(t *testing.T) {
+	s := newSwarm(t, 4, says("one"))
+	s.launch(s.payer)
+	first := s.pend("first", AskOptions{MaxAnswers: 1}) // nobody hears it
+	s.stop(s.payer)
+	s.start(append(s.validators, s.workers...)...)
+	s.launch(s.payer)
+	s.await(first, s.all()...)
+	if got := s.ask("second", AskOptions{MaxAnswers: 1}); got.Nonce != 1 {
+		t.Errorf("the next order has nonce %d", got.Nonce)
+	}
+}
+
+func TestOrderGivenBeforeStartFollowsThoseOfTheLastRun(t *testing.T) {
+	s := newSwarm(t, 1, says("one"))
+	s.launch(s.payer)
+	first := s.pend("first", AskOptions{MaxAnswers: 1})
+	s.stop(s.payer)
+	s.launch(s.validators[0], s.workers[0])
+	for _, m := range s.running() {
+		if err := m.node.WaitReady(soon(t), 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := New(soon(t), append([]Option{WithGenesis(s.genesis)}, s.payer.opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.payer.node = n
+	second := s.pend("second", AskOptions{MaxAnswers: 1}) // must not take the nonce of the first
+	for _, m := range s.running()[:2] {
+		if err := n.Host().Keep(m.node.Host().Addrs()...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.Start(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	s.await(first, s.payer)
+	s.await(second, s.payer)
+}
+
+func TestTaskThatWasOpenWhenAllStoppedIsTakenUpAgain(t *testing.T) {
+	busy := true
+	s := startSwarm(t, 4, engine(func(ctx context.Context, _ string) (string, error) {
+		if busy {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}
+		return "done", nil
+	}))
+	task := s.pend("q", AskOptions{MaxAnswers: 1})
+	for _, m := range s.all() {
+		s.record.await("lock at "+m.name, func(who string, e Event) bool { return who == m.name && e.Step == ledger.Locked })
+	}
+	s.stop(s.all()...)
+	busy = false
+	s.start(s.all()...)
+	s.await(task, s.all()...)
+	if got, err := s.payer.node.Settlement(soon(t), task); err != nil || got.Outcome != ledger.Paid || got.Answers[0].Text != "done" {
+		t.Errorf("settled as %+v, %v", got, err)
+	}
+	s.check()
+}
+
+func TestTaskWaitsForAStoppedValidatorAndSettlesWhenItReturns(t *testing.T) {
+	for _, locked := range []bool{false, true} {
+		name := "it was away when the fee was locked"
+		if locked {
+			name = "it stopped after the fee was locked"
+		}
+		t.Run(name, func(t *testing.T) {
+			release := make(chan struct{})
+			s := startSwarm(t, 4, engine(func(context.Context, string) (string, error) {
+				<-release
+				return "an answer", nil
+			}))
+			away := s.validators[3]
+			if !locked {
+				s.stop(away)
+			}
+			task := s.pend("q", AskOptions{MaxAnswers: 1, AnswerTimeout: time.Second, ScoreTimeout: 2 * time.Second})
+			if locked {
+				s.record.await("lock", func(who string, e Event) bool { return who == away.name && e.Step == ledger.Locked })
+				s.stop(away)
+			}
+			close(release)
+			for _, m := range s.validators[:3] { // all that is possible without the fourth
+				s.record.await("scores", func(who string, e Event) bool {
+					return who == m.name && e.Step == ledger.Scored && s.record.count(func(w string, e Event) bool {
+						return w == who && e.Step == ledger.Scored
+					}) == 3
+				})
+			}
+			if s.record.count(func(_ string, e Event) bool { return e.Step == ledger.Sealed || e.Step == ledger.Settled }) > 0 {
+				t.Error("a task was sealed without all of the panel")
+			}
+			begin := time.Now()
+			s.launch(away)
+			s.await(task, s.all()...)
+			t.Logf("settled %v after the validator's return", time.Since(begin).Round(time.Millisecond))
+			if testing.Verbose() {
+				s.record.dump()
+			}
+			s.check()
+			if got := s.ask("next", AskOptions{MaxAnswers: 1}); got.Outcome != ledger.Paid || len(got.Answers[0].Scores) != 4 {
+				t.Errorf("the next task settles as %+v", got)
+			}
+		})
+	}
+}

@@ -1,0 +1,91 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
+)
+
+func TestTaskSettlesWhateverItsWorkerDoes(t *testing.T) {
+	failing := func(err error) engine {
+		return func(context.Context, string) (string, error) { return "", err }
+	}
+	cases := []struct {
+		prompt string
+		engine engine
+		reason string // which the payer is told; none if the worker can't say one in time
+	}{
+		{"declines", failing(&llm.DeclineError{Reason: "no passage\nto extract from"}), "no passage to extract from"},
+		{"declines at length", failing(fmt.Errorf("wrapped: %w", &llm.DeclineError{Reason: strings.Repeat("ä", 1000)})), strings.Repeat("ä", ledger.MaxReason/2)},
+		{"fails", failing(errors.New("connection refused to 10.0.0.1 with key 123")), "the engine failed"},
+		{"is empty", says(""), "the answer came out empty"},
+		{"is blank", says(" \n"), "the answer came out empty"},
+		{"is too long", says(text(ledger.MaxAnswer + 1)), "the answer came out too long"},
+		{"is not UTF-8", says("caf\xe9"), "the answer came out garbled"},
+		{"hangs", func(ctx context.Context, _ string) (string, error) {
+			<-ctx.Done()
+			return "", context.Cause(ctx)
+		}, ""},
+	}
+	s := startSwarm(t, 4, engine(func(ctx context.Context, prompt string) (string, error) {
+		for _, c := range cases {
+			if c.prompt == prompt {
+				return c.engine(ctx, prompt)
+			}
+		}
+		return "an answer", nil
+	}))
+	for _, c := range cases {
+		t.Run(c.prompt, func(t *testing.T) {
+			got := s.ask(c.prompt, AskOptions{MaxAnswers: 1, AnswerTimeout: 150 * time.Millisecond, ScoreTimeout: 10 * time.Second})
+			if got.Outcome != ledger.NoAnswers || len(got.Answers) != 0 || got.Refund == 0 {
+				t.Errorf("settled as %v with %d answers and a refund of %d", got.Outcome, len(got.Answers), got.Refund)
+			}
+			var reasons []string
+			for _, d := range got.Declined {
+				if d.Worker.Name != "worker-1" {
+					t.Errorf("%v declined", d.Worker)
+				}
+				reasons = append(reasons, d.Reason)
+			}
+			if strings.Join(reasons, "|") != c.reason {
+				t.Errorf("the payer was told %q, want %q", reasons, c.reason)
+			}
+		})
+	}
+	if got := s.ask("and now a good one", AskOptions{MaxAnswers: 1}); got.Outcome != ledger.Paid {
+		t.Errorf("after all this a good answer settles as %v", got.Outcome)
+	}
+}
+
+func TestWorkerThatDeclinesDoesNotMakeOthersWait(t *testing.T) {
+	decline := engine(func(context.Context, string) (string, error) { return "", &llm.DeclineError{Reason: "not today"} })
+	s := startSwarm(t, 4, decline, says("an answer"))
+	got := s.ask("q", AskOptions{MaxAnswers: 2, AnswerTimeout: ledger.MaxDeadline}) // waiting for that would fail the test
+	if got.Outcome != ledger.Paid || len(got.Answers) != 1 || len(got.Declined) != 1 {
+		t.Errorf("settled as %+v", got)
+	}
+}
+
+func TestReasonIsOnePrintableLine(t *testing.T) {
+	for _, in := range []string{"", "fine", "two\nlines\tand\x00more", "\xff\xfe bad", strings.Repeat("x", 1<<20), strings.Repeat("日本", 100), "\u202eevil"} {
+		got := reason(&llm.DeclineError{Reason: in})
+		if len(got) > ledger.MaxReason || !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("%.20q became %q", in, got)
+		}
+		if len(in) > ledger.MaxReason && len(got) < ledger.MaxReason-utf8.UTFMax {
+			t.Errorf("%.20q was cut to %d bytes", in, len(got))
+		}
+	}
+	if got := reason(errors.New("secret")); got != "the engine failed" {
+		t.Errorf("a failure is told as %q", got)
+	}
+}
