@@ -267,9 +267,10 @@ func (e *Engine) Timer(tm Timer) {
 		e.close(t)
 		e.commitScores(t)
 	case Retry:
-		if e.self < 0 {
+		switch {
+		case e.self < 0:
 			e.host.Fetch(t.id)
-		} else {
+		case t.locked || len(e.sent[t.id]) > 0:
 			e.resend(t)
 		}
 		t.retry = min(2*t.retry, retryMost)
@@ -277,9 +278,10 @@ func (e *Engine) Timer(tm Timer) {
 	}
 }
 
-// resend sends what this validator said of an undecided task once more, in case it was lost.
+// resend sends what this validator said of an undecided task once more, in case it was lost. Of an order
+// that it did not vote for it says nothing.
 func (e *Engine) resend(t *task) {
-	if !t.locked && t.order != nil {
+	if !t.locked {
 		e.host.Send(Everyone, &OrderMessage{Order: *t.order})
 	}
 	if c, ok := t.scoreCommits[uint16(max(e.self, 0))]; ok {

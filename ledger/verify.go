@@ -233,47 +233,75 @@ func (v *Verifier) verifyClaims(claims []crypto.Claim) error {
 	return nil
 }
 
+// Task returns the task that a message is about, before it is verified; zero for a bundle, which may be
+// about many.
+func (v *Verifier) Task(m Message) TaskID {
+	switch m := m.(type) {
+	case *OrderMessage:
+		return v.TaskID(m.Order.Statement)
+	case *Signed[AnswerCommit]:
+		return m.Statement.Task
+	case *AnswerMessage:
+		return m.Answer.Statement.Task
+	case *Signed[Decline]:
+		return m.Statement.Task
+	case *Signed[ScoreCommit]:
+		return m.Statement.Task
+	case *Signed[Reveal]:
+		return m.Statement.Task
+	case *LockCert:
+		return m.Votes.Vote.Task
+	case *SealCert:
+		return m.Votes.Vote.Task
+	case *Receipt:
+		return m.Task()
+	case *Query:
+		return m.Task
+	}
+	return TaskID{}
+}
+
 // Verify makes every check of a message that needs no state, the cheap ones first. Errors wrap
 // ErrMalformed, ErrSignature, ErrNoQuorum or ErrOutcome and are the sender's fault.
 func (v *Verifier) Verify(m Message) (Verified, error) {
-	var task TaskID
-	var err error
-	switch m := m.(type) {
-	case *OrderMessage:
-		task = v.TaskID(m.Order.Statement)
-		if err = checkInline(m.Prompt, m.Order.Statement.Prompt); err == nil {
-			err = verifySigned(v, m.Order)
-		}
-	case *Signed[AnswerCommit]:
-		task, err = m.Statement.Task, verifySigned(v, *m)
-	case *AnswerMessage:
-		task = m.Answer.Statement.Task
-		if err = checkInline(m.Text, m.Answer.Statement.Text); err == nil {
-			err = verifySigned(v, m.Answer)
-		}
-	case *Signed[Decline]:
-		task, err = m.Statement.Task, verifySigned(v, *m)
-	case *Signed[ScoreCommit]:
-		task, err = m.Statement.Task, verifySigned(v, *m)
-	case *Signed[Reveal]:
-		task, err = m.Statement.Task, verifySigned(v, *m)
-	case *LockCert:
-		task, err = m.Votes.Vote.Task, v.lock(m)
-	case *SealCert:
-		task, err = m.Votes.Vote.Task, v.seal(*m)
-	case *Receipt:
-		task, err = m.Task(), v.Receipt(m)
-	case *Bundle:
-		err = v.bundle(m)
-	case *Query:
-		task = m.Task
-	default:
-		err = malformed("no message: %T", m)
-	}
-	if err != nil {
+	if err := v.verify(m); err != nil {
 		return Verified{}, err
 	}
-	return Verified{m, task}, nil
+	return Verified{m, v.Task(m)}, nil
+}
+
+func (v *Verifier) verify(m Message) error {
+	switch m := m.(type) {
+	case *OrderMessage:
+		if err := checkInline(m.Prompt, m.Order.Statement.Prompt); err != nil {
+			return err
+		}
+		return verifySigned(v, m.Order)
+	case *Signed[AnswerCommit]:
+		return verifySigned(v, *m)
+	case *AnswerMessage:
+		if err := checkInline(m.Text, m.Answer.Statement.Text); err != nil {
+			return err
+		}
+		return verifySigned(v, m.Answer)
+	case *Signed[Decline]:
+		return verifySigned(v, *m)
+	case *Signed[ScoreCommit]:
+		return verifySigned(v, *m)
+	case *Signed[Reveal]:
+		return verifySigned(v, *m)
+	case *LockCert:
+		return v.lock(m)
+	case *SealCert:
+		return v.seal(*m)
+	case *Receipt:
+		return v.Receipt(m)
+	case *Bundle:
+		return v.bundle(m)
+	case *Query:
+		return nil
+	}
+	return malformed("no message: %T", m)
 }
 
 func checkInline(text []byte, want crypto.Hash) error {

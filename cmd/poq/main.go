@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"runtime"
 	"syscall"
+
+	"github.com/libp2p/go-libp2p/gologshim"
 
 	"github.com/poqmesh/poq/node/control"
 )
@@ -28,6 +31,8 @@ func main() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.NumCPU() + spareProcs)
 	}
+	// The libp2p library has one log for the process; what it says there is of no use to a user.
+	gologshim.SetDefaultHandler(slog.DiscardHandler)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() { // the second signal ends the process at once
 		<-ctx.Done()
