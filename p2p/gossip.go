@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"slices"
 
@@ -248,7 +249,7 @@ func (h *Host) startGossip(cfg Config) error {
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),
 		pubsub.WithSeenMessagesTTL(ttl),
 		pubsub.WithRawTracer(h.mesh),
-		pubsub.WithLogger(h.log.With("part", "gossip")),
+		pubsub.WithLogger(slog.New(errorsOnly{h.log.With("part", "gossip").Handler()})),
 	)
 	if err != nil {
 		return fmt.Errorf("p2p: start gossip: %w", err)
@@ -284,3 +285,13 @@ func defaultGossip() gossipSettings {
 	p.HistoryLength, p.HistoryGossip = historyLength, historyGossip
 	return gossipSettings{params: p, flood: floodPublish}
 }
+
+// errorsOnly passes on errors alone. What the library merely warns of, a slow heartbeat or a message it
+// dropped, is nothing that anybody could act upon, and what matters of it is counted in Stats.
+type errorsOnly struct{ slog.Handler }
+
+func (h errorsOnly) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelError && h.Handler.Enabled(ctx, l)
+}
+func (h errorsOnly) WithAttrs(a []slog.Attr) slog.Handler { return errorsOnly{h.Handler.WithAttrs(a)} }
+func (h errorsOnly) WithGroup(g string) slog.Handler      { return errorsOnly{h.Handler.WithGroup(g)} }
