@@ -339,6 +339,17 @@ func soon(t testing.TB) context.Context {
 	return ctx
 }
 
+// receive waits for what must come at once on a healthy machine.
+func receive[T any](t testing.TB, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-soon(t).Done():
+		t.Fatal("waited in vain")
+	}
+	return v
+}
+
 // text makes a text of so many bytes.
 func text(size int) string {
 	return strings.Repeat("The quick brown fox jumps over the lazy dog. ", size/45+1)[:size]

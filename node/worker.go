@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -73,7 +74,11 @@ func (w *worker) answer(ctx context.Context, task ledger.TaskID, o ledger.Order,
 	text, err := w.generate(ctx, o)
 	if err != nil {
 		if ctx.Err() == nil {
-			n.log.Warn("task declined", "task", task.Short(), "error", err)
+			level := slog.LevelWarn
+			if errors.As(err, new(*llm.DeclineError)) {
+				level = slog.LevelInfo
+			}
+			n.log.Log(ctx, level, "task declined", "task", task.Short(), "error", err)
 			n.loop.gossip(new(ledger.Sign(n.domain, n.identity.Account, ledger.Decline{Task: task, Worker: n.Account(), Reason: reason(err)})))
 		}
 		return

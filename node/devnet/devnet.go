@@ -196,12 +196,22 @@ func (d *Devnet) prepare(c Config) error {
 }
 
 // newIdentity makes a peer's keys, in place of those that a start left that did not get to the end.
+// Whatever else a directory of that name holds is not ours.
 func newIdentity(dir string, random io.Reader) (id node.Identity, err error) {
-	if err := os.RemoveAll(dir); err != nil {
-		return id, fmt.Errorf("clearing %s: %w", dir, err)
-	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return id, fmt.Errorf("making a peer's directory: %w", err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return id, fmt.Errorf("clearing a peer's directory: %w", err)
+	}
+	for _, f := range files {
+		if filepath.Ext(f.Name()) != ".key" {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
+			return id, fmt.Errorf("clearing a peer's directory: %w", err)
+		}
 	}
 	if id, err = node.NewIdentity(random); err != nil {
 		return id, err
