@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -20,6 +21,7 @@ const (
 const (
 	retryFirst = 500 * time.Millisecond
 	retryMost  = 10 * time.Second
+	showGrace  = 5 * time.Second // after commitments closed, so long a panel member waits for a worker to show its answer
 	overdue    = 2 * time.Second // after the score deadline a peer that only follows asks for the receipt
 )
 
@@ -36,13 +38,36 @@ type Engine struct {
 	unlocked []TaskID   // tasks that were not locked when they were added, oldest first
 	held     []Verified // messages for tasks that are not locked yet, oldest first
 
-	voted    map[nonce]TaskID         // lock votes whose lock is not applied yet
-	reserved map[AccountID]Amount     // the fees of these
-	waiting  map[nonce]TaskID         // orders that wait for the one before them, or for funds
-	frozen   map[AccountID]bool       // payers that signed two orders with one nonce
-	sent     map[TaskID][]Leaf        // own votes on open tasks, in the order in which they were cast
-	openings map[TaskID]logged        // own score commitments on open tasks
-	recent   []map[uint64]crypto.Hash // by validator: bundle headers by sequence number
+	voted    map[nonce]TaskID     // lock votes whose lock is not applied yet
+	reserved map[AccountID]Amount // the fees of these
+	waiting  map[nonce]TaskID     // orders that wait for the one before them, or for funds
+	frozen   map[AccountID]bool   // payers that signed two orders with one nonce
+	sent     map[TaskID][]Leaf    // own votes on open tasks, in the order in which they were cast
+	openings map[TaskID]logged    // own score commitments on open tasks
+	recent   []headers            // by validator
+}
+
+// headers remembers the latest bundle headers of a validator.
+type headers struct {
+	bySeq map[uint64]crypto.Hash
+	order []uint64 // as they came, at most maxRecent
+}
+
+// add reports false if another header with this sequence number is known.
+func (h *headers) add(seq uint64, hash crypto.Hash) bool {
+	if known, ok := h.bySeq[seq]; ok {
+		return known == hash
+	}
+	if h.bySeq == nil {
+		h.bySeq = map[uint64]crypto.Hash{}
+	}
+	if len(h.order) == maxRecent {
+		delete(h.bySeq, h.order[0])
+		h.order = append(h.order[:0], h.order[1:]...)
+	}
+	h.bySeq[seq] = hash
+	h.order = append(h.order, seq)
+	return true
 }
 
 // ballot is what a validator may fill in once (I2).
@@ -74,6 +99,7 @@ type task struct {
 	declined map[AccountID]bool
 	early    map[AccountID]*AnswerMessage // answers that overtook their commitment
 	closed   bool
+	shown    bool                   // no more answers are waited for
 	answers  map[AccountID]AnswerID // opened
 	scores   map[AnswerID]scored
 	scoring  bool // this member's commitment is on its way or made
@@ -102,10 +128,7 @@ func NewEngine(g *Genesis, self int, host Host) *Engine {
 		tasks: map[TaskID]*task{},
 		voted: map[nonce]TaskID{}, reserved: map[AccountID]Amount{}, waiting: map[nonce]TaskID{}, frozen: map[AccountID]bool{},
 		sent: map[TaskID][]Leaf{}, openings: map[TaskID]logged{},
-		recent: make([]map[uint64]crypto.Hash, len(g.Validators)),
-	}
-	for i := range e.recent {
-		e.recent[i] = map[uint64]crypto.Hash{}
+		recent: make([]headers, len(g.Validators)),
 	}
 	return e
 }
@@ -263,6 +286,9 @@ func (e *Engine) Timer(tm Timer) {
 	switch tm.Kind {
 	case AnswerDeadline:
 		e.close(t)
+	case ShowDeadline:
+		t.shown = true
+		e.commitScoresIfReady(t)
 	case ScoreDeadline:
 		e.close(t)
 		e.commitScores(t)
@@ -475,6 +501,7 @@ func (e *Engine) close(t *task) {
 	}
 	t.closed = true
 	clear(t.early)
+	e.host.SetTimer(Timer{t.id, ShowDeadline}, showGrace)
 	e.host.Observe(Progress{Task: t.id, Step: Closed})
 	e.commitScoresIfReady(t)
 }
@@ -509,7 +536,7 @@ func (e *Engine) Scored(id TaskID, a AnswerID, s Score, err error) {
 }
 
 func (e *Engine) commitScoresIfReady(t *task) {
-	if !t.closed || len(t.answers) < len(t.commits) {
+	if !t.closed || len(t.answers) < len(t.commits) && !t.shown {
 		return
 	}
 	for _, a := range t.answers {
@@ -548,7 +575,7 @@ func (e *Engine) onScoreCommit(t *task, c Signed[ScoreCommit]) {
 		return
 	}
 	if known, ok := t.scoreCommits[s.Member]; ok {
-		if known.Statement.Commitment != s.Commitment {
+		if !bytes.Equal(known.Statement.append(nil), s.append(nil)) {
 			t.contradicted[s.Member] = true
 			delete(t.scoreCommits, s.Member)
 			e.evidence(t.id, fmt.Sprintf("validator %d committed to two sets of scores", s.Member))
@@ -592,13 +619,10 @@ func (e *Engine) openReveal(t *task, member uint16, o Opening) {
 
 func (e *Engine) onBundle(v Verified, u *Bundle) {
 	h := u.Header.Statement
-	recent, hash := e.recent[h.Validator], h.Hash(e.domain)
-	if known, ok := recent[h.Seq]; ok && known != hash {
+	if !e.recent[h.Validator].add(h.Seq, h.Hash(e.domain)) {
 		e.evidence(TaskID{}, fmt.Sprintf("validator %d signed two bundles with number %d", h.Validator, h.Seq))
 		return
 	}
-	recent[h.Seq] = hash
-	delete(recent, h.Seq-maxRecent)
 	seen := map[TaskID]bool{}
 	for _, l := range u.Leaves {
 		if seen[l.Task] || e.host.IsSettled(l.Task) {

@@ -287,6 +287,55 @@ func TestMemberWithTwoCommitmentsIsNotSealedAndIsReported(t *testing.T) {
 	}
 }
 
+func TestSameCommitmentForOtherAnswersIsAContradictionToo(t *testing.T) {
+	s := newSwarm(t, 4, 14)
+	id, order := s.order(0, TaskID{}, Credit, 1)
+	s.gossip(4, order)
+	s.run(100 * time.Millisecond)
+	c := ScoreCommit{Task: id, Member: 3, Commitment: crypto.Hash{1}}
+	for _, answers := range [][]AnswerID{nil, {{s.workers[0].Public(), crypto.Hash{2}}}} {
+		c.Answers = answers
+		s.send(3, 0, "", new(Sign(s.domain, s.keys[3], c)))
+	}
+	s.run(200 * time.Millisecond)
+	if len(s.peers[0].evidence()) != 1 {
+		t.Errorf("noticed: %v", s.peers[0].evidence())
+	}
+}
+
+func TestWorkerThatNeverShowsItsAnswerHoldsNobodyUpForLong(t *testing.T) {
+	s := newSwarm(t, 4, 15)
+	_, order := s.order(0, TaskID{}, Credit, 2)
+	o := order.Order.Statement
+	o.AnswerDeadline, o.ScoreDeadline = 60_000, 120_000
+	order.Order = Sign(s.domain, s.payer, o)
+	id := OrderID(s.domain, o)
+	s.gossip(4, order)
+	s.answer(id, 0, "shown", 20*time.Millisecond, 40*time.Millisecond)
+	s.answer(id, 1, "kept back", 20*time.Millisecond, time.Hour)
+	s.run(10 * time.Second)
+	s.checkAgreement(1)
+	if n := len(s.peers[0].receipts[0].Outcome.Ranking); n != 1 {
+		t.Errorf("%d answers were ranked", n)
+	}
+}
+
+func TestBundleHeadersAreRememberedWithinABound(t *testing.T) {
+	var h headers
+	for i := range uint64(3 * maxRecent) {
+		if !h.add(i*i, crypto.Hash{byte(i)}) {
+			t.Fatal("a new header was taken for a contradiction")
+		}
+	}
+	if len(h.bySeq) != maxRecent || len(h.order) != maxRecent {
+		t.Errorf("%d and %d headers are kept", len(h.bySeq), len(h.order))
+	}
+	last := uint64(3*maxRecent - 1)
+	if !h.add(last*last, crypto.Hash{byte(last)}) || h.add(last*last, crypto.Hash{1, 1}) {
+		t.Error("the latest header is not told from another")
+	}
+}
+
 func TestTwoBundlesWithOneNumberAreReported(t *testing.T) {
 	s := newSwarm(t, 4, 11)
 	for i := range 2 {

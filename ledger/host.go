@@ -61,6 +61,7 @@ type TimerKind uint8
 // Deadlines.
 const (
 	AnswerDeadline TimerKind = iota + 1 // commitments to answers that come later don't count
+	ShowDeadline                        // answers that were committed to and not shown are not waited for
 	ScoreDeadline                       // the panel commits to the scores that it has
 	Retry                               // an undecided task's messages are sent again
 )

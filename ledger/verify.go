@@ -39,7 +39,7 @@ type Query struct{ Task TaskID }
 func (q *Query) append(b []byte) []byte { return append(b, q.Task[:]...) }
 
 // MaxMessage bounds every message in bytes: a receipt of 64 members with 16 answers each is the largest.
-const MaxMessage = 128 << 10
+const MaxMessage = 192 << 10
 
 // Topic groups messages: one gossip topic each. TopicVotes stands for the direct streams between
 // validators, on which messages of the other topics may travel too when they are sent again.

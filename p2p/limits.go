@@ -5,7 +5,7 @@ import "time"
 // Gossip.
 const (
 	// MaxGossip bounds MaxSize of a topic, in bytes. Larger bodies go by hash through Request.
-	MaxGossip = 128 << 10
+	MaxGossip = 192 << 10
 	// maxRPC bounds a gossipsub RPC: two largest messages, or control with 5000 message ids.
 	maxRPC = 2 * MaxGossip
 	// maxSubscriptions bounds the announcements in one RPC.
