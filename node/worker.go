@@ -14,6 +14,7 @@ import (
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/llm"
 )
 
@@ -71,7 +72,7 @@ func (w *worker) forget(task ledger.TaskID) {
 // answer generates, commits, waits until commitments are closed, and shows the answer.
 func (w *worker) answer(ctx context.Context, task ledger.TaskID, o ledger.Order, a *assignment) {
 	n := w.node
-	text, err := w.generate(ctx, o)
+	m, err := w.prepare(ctx, task, o)
 	if err != nil {
 		if ctx.Err() == nil {
 			level := slog.LevelWarn
@@ -90,21 +91,35 @@ func (w *worker) answer(ctx context.Context, task ledger.TaskID, o ledger.Order,
 	if late {
 		return
 	}
-	n.content.keep([]byte(text))
-	answer := ledger.Answer{Task: task, Worker: n.Account(), Text: crypto.Sum([]byte(text))}
-	rand.Read(answer.Salt[:]) // never fails
-	commit := ledger.AnswerCommit{Task: task, Worker: n.Account(), Commitment: answer.Commitment(n.domain)}
+	commit := ledger.AnswerCommit{Task: task, Worker: n.Account(), Commitment: m.Answer.Statement.Commitment(n.domain)}
 	n.loop.gossip(new(ledger.Sign(n.domain, n.identity.Account, commit)))
 	select {
 	case <-a.closed:
+		n.loop.gossip(m)
 	case <-ctx.Done():
-		return
 	}
-	m := &ledger.AnswerMessage{Answer: ledger.Sign(n.domain, n.identity.Account, answer)}
+}
+
+// prepare makes the answer to commit to, or finds the one that this node committed to before it was
+// restarted.
+func (w *worker) prepare(ctx context.Context, task ledger.TaskID, o ledger.Order) (*ledger.AnswerMessage, error) {
+	n := w.node
+	m, err := n.store.Answer(task)
+	if !errors.Is(err, store.ErrNotFound) {
+		return m, err
+	}
+	text, err := w.generate(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	n.content.keep([]byte(text))
+	answer := ledger.Answer{Task: task, Worker: n.Account(), Text: crypto.Sum([]byte(text))}
+	rand.Read(answer.Salt[:]) // never fails
+	m = &ledger.AnswerMessage{Answer: ledger.Sign(n.domain, n.identity.Account, answer)}
 	if len(text) <= ledger.MaxInline {
 		m.Text = []byte(text)
 	}
-	n.loop.gossip(m)
+	return m, n.store.PutAnswer(m)
 }
 
 func (w *worker) generate(ctx context.Context, o ledger.Order) (string, error) {

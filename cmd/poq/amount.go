@@ -12,8 +12,13 @@ import (
 // credits is a flag that takes an amount in credits, with up to six decimals, and holds µ-credits.
 type credits ledger.Amount
 
-func (c *credits) String() string { return formatAmount(int64(*c)) }
-func (c *credits) Type() string   { return "credits" }
+func (c *credits) String() string {
+	if *c == 0 {
+		return "" // not given: the help shows no default
+	}
+	return formatAmount(int64(*c))
+}
+func (c *credits) Type() string { return "credits" }
 func (c *credits) Set(s string) error {
 	whole, fraction, _ := strings.Cut(s, ".")
 	if len(fraction) > 6 {

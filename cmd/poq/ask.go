@@ -7,6 +7,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -35,7 +36,7 @@ func newAsk(g *globals) *cobra.Command {
 	c.Flags().Var(&fee, "fee", "what answering and judging is worth to you (default 1.000000)")
 	c.Flags().IntVar(&answers, "max-answers", 0, fmt.Sprintf("answers to judge, 1 to %d (default: one for each worker of a devnet, else %d)", ledger.MaxAnswers, node.DefaultMaxAnswers))
 	c.Flags().DurationVar(&answerTimeout, "answer-timeout", node.DefaultAnswerTimeout, "how long workers may take")
-	c.Flags().DurationVar(&scoreTimeout, "score-timeout", 0, "how long workers and judges together may take (default twice the answer timeout)")
+	c.Flags().DurationVar(&scoreTimeout, "score-timeout", 0, "how long workers and judges together may take (default twice the answer timeout, at least 1m)")
 	c.RunE = func(c *cobra.Command, a []string) error {
 		prompt, err := readPrompt(c.InOrStdin(), a[0], file)
 		if err != nil {
@@ -62,6 +63,9 @@ func newAsk(g *globals) *cobra.Command {
 			AnswerTimeoutMS: answerTimeout.Milliseconds(), ScoreTimeoutMS: scoreTimeout.Milliseconds(),
 		}, line.step)
 		line.end()
+		if c.Context().Err() != nil && !line.task.IsZero() {
+			return fmt.Errorf("interrupted: the order stands and is paid; look later with poq ledger task %s", line.task.Short())
+		}
 		if err != nil {
 			return err
 		}
@@ -120,7 +124,7 @@ type stageLine struct {
 	answers    int
 	declined   int
 	scores     int
-	closed     bool
+	task       ledger.TaskID
 	last       string
 	revealed   int64
 }
@@ -132,6 +136,7 @@ func newStageLine(w io.Writer, validators int) *stageLine {
 
 func (l *stageLine) step(s control.Step) {
 	text := ""
+	l.task = s.Task
 	switch s.Step {
 	case "ordered":
 		text = "order gossiped"
@@ -256,10 +261,11 @@ func partyName(p node.Party) string {
 	return p.Account.Short()
 }
 
-// printable takes the control characters out of a stranger's text, which could drive the terminal.
+// printable takes control and format characters out of a stranger's text, which could drive the terminal
+// or turn the direction of what stands around it.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r != '\n' && r != '\t' && (r < ' ' || r >= 0x7f && r < 0xa0) {
+		if r != '\n' && r != '\t' && unicode.In(r, unicode.Cc, unicode.Cf) {
 			return '\uFFFD'
 		}
 		return r

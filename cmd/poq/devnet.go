@@ -102,7 +102,11 @@ func runDevnet(c *cobra.Command, g *globals, f devnetFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.Close()) }()
+	defer func() {
+		if e := d.Close(); err == nil { // else it only says once more why a peer failed
+			err = e
+		}
+	}()
 	var peers []control.Peer
 	for _, p := range d.Peers {
 		peers = append(peers, control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node})

@@ -19,6 +19,7 @@ import (
 //	s seq(8)                 -> task(32) settled as seq-th here, unix time in ms(8)
 //	b hash(32)               -> prompt or answer; expires
 //	p nonce(8)               -> own order that may not be settled yet: OrderMessage
+//	w task(32)               -> own answer that was committed to: AnswerMessage; expires
 const (
 	prefixMeta    = 'm'
 	prefixAccount = 'a'
@@ -29,6 +30,7 @@ const (
 	prefixSeq     = 's'
 	prefixBlob    = 'b'
 	prefixOwn     = 'p'
+	prefixAnswer  = 'w'
 )
 
 // schema is the version of the layout. A store of a newer one is refused.
@@ -58,6 +60,7 @@ func receiptKey(t ledger.TaskID) []byte { return key(prefixReceipt, t[:]) }
 func taskKey(t ledger.TaskID) []byte    { return key(prefixTask, t[:]) }
 func seqKey(seq uint64) []byte          { return key(prefixSeq, u64(seq)) }
 func blobKey(h crypto.Hash) []byte      { return key(prefixBlob, h[:]) }
+func answerKey(t ledger.TaskID) []byte  { return key(prefixAnswer, t[:]) }
 func ownKey(nonce uint64) []byte        { return key(prefixOwn, u64(nonce)) }
 
 func encodeAccount(a ledger.Account) []byte {

@@ -29,6 +29,7 @@ var (
 	ErrGenesis   = errors.New("ledger of another genesis")
 	ErrClosed    = errors.New("ledger is closed")
 	ErrBadID     = errors.New("no task id")
+	ErrDiskFull  = errors.New("disk full")
 )
 
 // Bounds of a group that is written at once (protocol §8).
@@ -40,11 +41,16 @@ const (
 	groupDelay = 2 * time.Millisecond
 )
 
+// minFree is the space that must be free for a group to be written. Badger writes through mapped memory,
+// where a full disk is no error but the end of the process, so it must not come to that.
+const minFree = 64 << 20
+
 // BlobTTL is how long prompts and answers are kept.
 const BlobTTL = 7 * 24 * time.Hour
 
 // Store is a ledger in Badger. It is safe for concurrent use.
 type Store struct {
+	dir     string
 	db      *badger.DB
 	genesis *ledger.Genesis
 
@@ -79,6 +85,12 @@ func (w *write) entry(e *badger.Entry) {
 // open: another one gets ErrInUse. The genesis must be the one that the ledger began with.
 func Open(dir string, g *ledger.Genesis) (*Store, error) {
 	if err := g.Validate(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the ledger's directory: %w", err)
+	}
+	if err := checkSpace(dir); err != nil {
 		return nil, err
 	}
 	s, err := open(dir, false)
@@ -134,11 +146,13 @@ func open(dir string, readOnly bool) (*Store, error) {
 	db, err := badger.Open(o)
 	switch {
 	case err != nil && strings.Contains(err.Error(), "Cannot acquire directory lock"):
-		return nil, fmt.Errorf("ledger in %s: %w", dir, ErrInUse)
+		return nil, fmt.Errorf("ledger in %s: %w; stop that one, or wait until it has ended", dir, ErrInUse)
+	case err != nil && readOnly && strings.Contains(err.Error(), "truncate"):
+		return nil, fmt.Errorf("the ledger in %s was not closed: start its network once and end it, then read it again (%w)", dir, err)
 	case err != nil:
 		return nil, fmt.Errorf("opening the ledger in %s: %w", dir, err)
 	}
-	s := &Store{db: db, done: make(chan struct{}), fail: make(chan struct{})}
+	s := &Store{dir: dir, db: db, done: make(chan struct{}), fail: make(chan struct{})}
 	s.changed = sync.NewCond(&s.mu)
 	return s, nil
 }
@@ -334,6 +348,30 @@ func (s *Store) DeleteOwn(nonce uint64) error {
 	})
 }
 
+// PutAnswer keeps what this peer is about to commit to, so that it does not commit to something else
+// after a restart. It does not wait: a crash in the next milliseconds costs the worker its pay, nobody
+// anything else. It expires like a text.
+func (s *Store) PutAnswer(m *ledger.AnswerMessage) error {
+	_, data := ledger.Encode(m)
+	return s.change(func(w *write) error {
+		w.entry(badger.NewEntry(answerKey(m.Answer.Statement.Task), data).WithTTL(BlobTTL))
+		return nil
+	})
+}
+
+// Answer returns what this peer committed to for a task, or ErrNotFound.
+func (s *Store) Answer(task ledger.TaskID) (m *ledger.AnswerMessage, err error) {
+	err = s.get(answerKey(task), func(data []byte) error {
+		d, err := ledger.Decode(ledger.TopicAnswer, data)
+		if err != nil {
+			return fmt.Errorf("own answer: %w", err)
+		}
+		m = d.(*ledger.AnswerMessage)
+		return nil
+	})
+	return m, err
+}
+
 // change runs f, which changes the state and notes what to write, and queues the write.
 func (s *Store) change(f func(w *write) error) error {
 	s.mu.Lock()
@@ -381,6 +419,9 @@ func (s *Store) apply() {
 			return // closing, and all is written
 		}
 		if err == nil {
+			err = checkSpace(s.dir)
+		}
+		if err == nil {
 			err = s.db.Update(func(txn *badger.Txn) error { return set(txn, group...) })
 		}
 		s.mu.Lock()
@@ -396,6 +437,17 @@ func (s *Store) apply() {
 			return
 		}
 	}
+}
+
+func checkSpace(dir string) error {
+	free, err := freeSpace(dir)
+	if err != nil {
+		return fmt.Errorf("looking for free space: %w", err)
+	}
+	if free < minFree {
+		return fmt.Errorf("%w: %d MiB are free for %s, at least %d are needed: make room and start again", ErrDiskFull, free>>20, dir, minFree>>20)
+	}
+	return nil
 }
 
 // gather lets writes come together for groupDelay, less if somebody waits or a group is full.

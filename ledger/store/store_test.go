@@ -313,6 +313,20 @@ func TestTextsAndOwnOrdersAreKept(t *testing.T) {
 	}
 }
 
+func TestOwnAnswerIsKept(t *testing.T) {
+	c, dir := newChain(t), t.TempDir()
+	s := openStore(t, dir, c.genesis)
+	a := ledger.Answer{Task: ledger.TaskID{5}, Text: crypto.Sum([]byte("text"))}
+	if _, err := s.Answer(a.Task); !errors.Is(err, ErrNotFound) {
+		t.Errorf("unknown: %v", err)
+	}
+	must(t, s.PutAnswer(&ledger.AnswerMessage{Answer: ledger.Sign(c.domain, c.payer, a), Text: []byte("text")}), s.Close())
+	s = openStore(t, dir, c.genesis)
+	if m, err := s.Answer(a.Task); err != nil || m.Answer.Statement != a || string(m.Text) != "text" {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
 func TestConcurrentReadersSeeSumsThatHold(t *testing.T) {
 	c := newChain(t)
 	s := openStore(t, t.TempDir(), c.genesis)
