@@ -51,21 +51,29 @@ func TestRestartedPeersFindTheirLedgerAndGoOn(t *testing.T) {
 	// What the restarted validator signed is one chain of bundles.
 	m := s.validators[1]
 	s.stop(m)
-	seq := uint64(0)
+	for seq, u := range m.bundles(t) {
+		if h := u.Header.Statement; h.Seq != uint64(seq) {
+			t.Errorf("bundle %d stands at %d", h.Seq, seq)
+		}
+	}
+}
+
+// bundles reads the vote log of a validator that is stopped.
+func (m *member) bundles(t testing.TB) (list []*ledger.Bundle) {
+	t.Helper()
 	log, err := votelog.Open(filepath.Join(m.dir, "votes.log"), votelog.Replayer{
 		Message: func(ledger.Message) {},
-		Bundle: func(u *ledger.Bundle) {
-			if h := u.Header.Statement; h.Seq != seq {
-				t.Errorf("bundle %d follows %d", h.Seq, seq)
-			}
-			seq++
-		},
+		Bundle:  func(u *ledger.Bundle) { list = append(list, u) },
 		Opening: func(ledger.ScoreCommit, ledger.Opening) {},
 	})
-	if err != nil || seq == 0 {
-		t.Fatalf("%d bundles, %v", seq, err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	log.Close()
+	defer log.Close()
+	if len(list) == 0 {
+		t.Errorf("%s logged no vote", m.name)
+	}
+	return list
 }
 
 func TestOrderGivenBeforeACrashIsPublishedAgain(t *testing.T) {
@@ -99,9 +107,7 @@ func TestOrderGivenBeforeStartFollowsThoseOfTheLastRun(t *testing.T) {
 	s.payer.node = n
 	second := s.pend("second", AskOptions{MaxAnswers: 1}) // must not take the nonce of the first
 	for _, m := range s.running()[:2] {
-		if err := n.Host().Keep(m.node.Host().Addrs()...); err != nil {
-			t.Fatal(err)
-		}
+		keep(t, n, m.node)
 	}
 	if err := n.Start(soon(t)); err != nil {
 		t.Fatal(err)
@@ -169,9 +175,6 @@ func TestTaskWaitsForAStoppedValidatorAndSettlesWhenItReturns(t *testing.T) {
 			s.launch(away)
 			s.await(task, s.all()...)
 			t.Logf("settled %v after the validator's return", time.Since(begin).Round(time.Millisecond))
-			if testing.Verbose() {
-				s.record.dump()
-			}
 			s.check()
 			if got := s.ask("next", AskOptions{MaxAnswers: 1}); got.Outcome != ledger.Paid || len(got.Answers[0].Scores) != 4 {
 				t.Errorf("the next task settles as %+v", got)

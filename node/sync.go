@@ -36,6 +36,9 @@ func (n *Node) serveLedger(_ context.Context, _ peer.ID, request []byte) ([]byte
 	task := ledger.TaskID(request[1:])
 	switch request[0] {
 	case askTasks:
+		if err := n.store.Flush(); err != nil { // what is listed can then be fetched
+			return nil, err
+		}
 		ids, err := n.store.SettledAbove(task, syncPage)
 		if err != nil {
 			return nil, err
