@@ -133,7 +133,7 @@ func TestDoubleSpendLocksAtMostOneOrderAndFreezesThePayer(t *testing.T) {
 			if open, _ := p.Escrowed(); open > 1 {
 				t.Errorf("seed %d: the frozen payer got another lock", seed)
 			}
-			if err := p.State.CheckComplete(); err != nil {
+			if err := p.CheckComplete(); err != nil {
 				t.Error(err)
 			}
 		}

@@ -29,8 +29,6 @@ type Order struct {
 	AnswerDeadline, ScoreDeadline uint32
 }
 
-const orderSize = 32 + 8 + 32 + 8 + 4 + 32 + 32 + 1 + 4 + 4
-
 func (Order) kind() crypto.Kind { return kindOrder }
 
 func (o Order) append(b []byte) []byte {

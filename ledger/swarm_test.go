@@ -212,7 +212,7 @@ func (p *peer) Salt() [32]byte {
 func (p *peer) Observe(g Progress) { p.progress = append(p.progress, g) }
 
 func (p *peer) IsSettled(id TaskID) bool {
-	_, ok := p.State.Settled(id)
+	_, ok := p.Settled(id)
 	return ok
 }
 
@@ -220,7 +220,7 @@ func (p *peer) Lock(l *LockCert) error {
 	p.orders[l.Votes.Vote.Task] = l.Order.Statement
 	_, err := p.State.Lock(l.Votes.Vote.Task, l.Order.Statement)
 	if err == nil {
-		err = p.State.Check()
+		err = p.Check()
 	}
 	return err
 }
@@ -231,7 +231,7 @@ func (p *peer) Settle(r *Receipt) error {
 		p.receipts = append(p.receipts, r)
 	}
 	if err == nil {
-		err = p.State.Check()
+		err = p.Check()
 	}
 	return err
 }
@@ -263,11 +263,11 @@ func (s *swarm) answer(task TaskID, w int, text string, commit, show time.Durati
 func (s *swarm) checkAgreement(tasks int) {
 	s.t.Helper()
 	for i, p := range s.peers {
-		if err := p.State.CheckComplete(); err != nil {
+		if err := p.CheckComplete(); err != nil {
 			s.t.Errorf("peer %d: %v", i, err)
 		}
-		if p.State.Tasks() != tasks {
-			s.t.Errorf("peer %d settled %d tasks, want %d", i, p.State.Tasks(), tasks)
+		if p.Tasks() != tasks {
+			s.t.Errorf("peer %d settled %d tasks, want %d", i, p.Tasks(), tasks)
 		}
 		for id, v := range s.peers[0].settled {
 			if p.settled[id] != v {

@@ -55,8 +55,6 @@ type Leaf struct {
 	Value crypto.Hash // of what is voted for: the task, H(S) or H(V)
 }
 
-const leafSize = 1 + 32 + 1 + 4 + 32
-
 func (l Leaf) append(b []byte) []byte {
 	b = append(b, byte(l.Kind))
 	b = append(b, l.Task[:]...)

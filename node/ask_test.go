@@ -12,6 +12,7 @@ import (
 )
 
 func TestPeersHoldTheSameLedgerAfterConcurrentAsks(t *testing.T) {
+	t.Parallel()
 	echo := engine(func(_ context.Context, prompt string) (string, error) { return "you said " + prompt, nil })
 	s := startSwarm(t, 4, echo, says("a longer answer than the other ones give to this"), says("short"))
 	const asks, atOnce = 30, 8
@@ -80,6 +81,7 @@ func (s *swarm) firstOutcome(task ledger.TaskID) ledger.TaskID {
 }
 
 func TestLongTextsAreFetchedByHashAndJudged(t *testing.T) {
+	t.Parallel()
 	longAnswer := text(ledger.MaxInline + 1)
 	var asked string
 	s := startSwarm(t, 4, engine(func(_ context.Context, prompt string) (string, error) {
@@ -110,6 +112,7 @@ func TestLongTextsAreFetchedByHashAndJudged(t *testing.T) {
 }
 
 func TestBadOrdersOrderNothing(t *testing.T) {
+	t.Parallel()
 	s := newSwarm(t, 1, says("x"))
 	s.start(s.all()...)
 	n := s.payer.node
@@ -157,6 +160,7 @@ func TestBadOrdersOrderNothing(t *testing.T) {
 }
 
 func TestFeesOfOrdersThatAreNotLockedAreNotSpentTwice(t *testing.T) {
+	t.Parallel()
 	s := newSwarm(t, 4, says("x"))
 	s.launch(s.payer) // nobody locks anything yet
 	n := s.payer.node
@@ -182,6 +186,7 @@ func TestFeesOfOrdersThatAreNotLockedAreNotSpentTwice(t *testing.T) {
 }
 
 func TestOrderOfAnAskThatGaveUpStillSettles(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	s := startSwarm(t, 4, engine(func(ctx context.Context, _ string) (string, error) {
 		select {

@@ -40,6 +40,7 @@ func TestSenderIsBlamedForWhatItsBytesProveAlone(t *testing.T) {
 }
 
 func TestMessagesArePassedOnOnlyIfTheyHold(t *testing.T) {
+	t.Parallel()
 	s := newSwarm(t, 1, says("x"))
 	s.start(s.all()...)
 	n := s.payer.node
@@ -93,6 +94,7 @@ func TestMessagesArePassedOnOnlyIfTheyHold(t *testing.T) {
 }
 
 func TestFloodOfGarbageStopsNothingAndGetsNoVote(t *testing.T) {
+	t.Parallel()
 	s := startSwarm(t, 4, says("an answer"))
 	stranger := testIdentity(t, "stranger")
 	h := s.bareHost(stranger)
@@ -184,6 +186,7 @@ func TestFloodOfGarbageStopsNothingAndGetsNoVote(t *testing.T) {
 }
 
 func TestContentIsServedByHashAlone(t *testing.T) {
+	t.Parallel()
 	s := newSwarm(t, 1)
 	s.launch(s.validators[0], s.payer)
 	v, p := s.validators[0].node, s.payer.node

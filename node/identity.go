@@ -72,7 +72,7 @@ func (id Identity) save(dir string, keep bool) error {
 	}
 	for name, key := range map[string]crypto.PrivateKey{peerFile: seed, accountFile: id.Account, consensusFile: id.Consensus} {
 		err := saveKey(filepath.Join(dir, name), key)
-		if err != nil && !(keep && errors.Is(err, fs.ErrExist)) {
+		if err != nil && (!keep || !errors.Is(err, fs.ErrExist)) {
 			return fmt.Errorf("writing a key: %w", err)
 		}
 	}

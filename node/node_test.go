@@ -128,6 +128,7 @@ func TestCloseMayBeCalledWhileTheNodeStarts(t *testing.T) {
 }
 
 func TestCloseEndsAsksAndWaits(t *testing.T) {
+	t.Parallel()
 	working := make(chan struct{})
 	s := startSwarm(t, 1, engine(func(ctx context.Context, _ string) (string, error) {
 		close(working)
@@ -182,6 +183,7 @@ func TestThirtyNodesLiveInOneProcess(t *testing.T) {
 }
 
 func TestNodeThatCannotWriteItsVoteLogStopsAndSignsNothingMore(t *testing.T) {
+	t.Parallel()
 	s := newSwarm(t, 4, says("an answer"))
 	last := s.validators[3] // only listens
 	bundles := make(chan *ledger.Bundle, 1024)
@@ -268,6 +270,7 @@ func (s *swarm) bareHost(id Identity) *p2p.Host {
 }
 
 func TestNodeThatCannotWriteItsLedgerStops(t *testing.T) {
+	t.Parallel()
 	s := newSwarm(t, 1)
 	s.launch(s.validators[0])
 	n := s.validators[0].node

@@ -24,6 +24,7 @@ func (s *swarm) pend(prompt string, o AskOptions) ledger.TaskID {
 }
 
 func TestRestartedPeersFindTheirLedgerAndGoOn(t *testing.T) {
+	t.Parallel()
 	s := startSwarm(t, 4, says("one"), says("three"))
 	for range 3 {
 		got := s.ask("before", AskOptions{MaxAnswers: 2})
@@ -77,6 +78,7 @@ func (m *member) bundles(t testing.TB) (list []*ledger.Bundle) {
 }
 
 func TestOrderGivenBeforeACrashIsPublishedAgain(t *testing.T) {
+	t.Parallel()
 	s := newSwarm(t, 4, says("one"))
 	s.launch(s.payer)
 	first := s.pend("first", AskOptions{MaxAnswers: 1}) // nobody hears it
@@ -90,6 +92,7 @@ func TestOrderGivenBeforeACrashIsPublishedAgain(t *testing.T) {
 }
 
 func TestOrderGivenBeforeStartFollowsThoseOfTheLastRun(t *testing.T) {
+	t.Parallel()
 	s := newSwarm(t, 1, says("one"))
 	s.launch(s.payer)
 	first := s.pend("first", AskOptions{MaxAnswers: 1})
@@ -117,6 +120,7 @@ func TestOrderGivenBeforeStartFollowsThoseOfTheLastRun(t *testing.T) {
 }
 
 func TestTaskThatWasOpenWhenAllStoppedIsTakenUpAgain(t *testing.T) {
+	t.Parallel()
 	busy := true
 	s := startSwarm(t, 4, engine(func(ctx context.Context, _ string) (string, error) {
 		if busy {
@@ -140,6 +144,7 @@ func TestTaskThatWasOpenWhenAllStoppedIsTakenUpAgain(t *testing.T) {
 }
 
 func TestTaskWaitsForAStoppedValidatorAndSettlesWhenItReturns(t *testing.T) {
+	t.Parallel()
 	for _, locked := range []bool{false, true} {
 		name := "it was away when the fee was locked"
 		if locked {

@@ -10,6 +10,7 @@ import (
 )
 
 func TestPeerThatWasAwayFetchesWhatItMissed(t *testing.T) {
+	t.Parallel()
 	s := startSwarm(t, 1, says("one"), says("another"))
 	away := s.workers[1]
 	s.stop(away)
@@ -25,6 +26,7 @@ func TestPeerThatWasAwayFetchesWhatItMissed(t *testing.T) {
 }
 
 func TestLedgerIsServedToWhoAsksProperly(t *testing.T) {
+	t.Parallel()
 	s := startSwarm(t, 1, says("one"))
 	task := s.ask("q", AskOptions{MaxAnswers: 1}).Task
 	v := s.validators[0].node

@@ -15,6 +15,7 @@ import (
 )
 
 func TestTaskSettlesWhateverItsWorkerDoes(t *testing.T) {
+	t.Parallel()
 	failing := func(err error) engine {
 		return func(context.Context, string) (string, error) { return "", err }
 	}
@@ -67,6 +68,7 @@ func TestTaskSettlesWhateverItsWorkerDoes(t *testing.T) {
 }
 
 func TestWorkerThatDeclinesDoesNotMakeOthersWait(t *testing.T) {
+	t.Parallel()
 	decline := engine(func(context.Context, string) (string, error) { return "", &llm.DeclineError{Reason: "not today"} })
 	s := startSwarm(t, 4, decline, says("an answer"))
 	got := s.ask("q", AskOptions{MaxAnswers: 2, AnswerTimeout: ledger.MaxDeadline}) // waiting for that would fail the test

@@ -322,7 +322,7 @@ func readFrames(r io.Reader, maxFrame int, receive func([]byte) error) error {
 			return err
 		}
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // however a stream ends, it is opened again
 		}
 		if err := receive(frame); errors.Is(err, ErrReject) {
 			return err

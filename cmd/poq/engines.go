@@ -14,10 +14,10 @@ import (
 // defaultEngine returns what worker i answers with unless it is told otherwise: a careful and a bold
 // language model, and one that only quotes.
 func defaultEngine(i int) string {
-	switch {
-	case i == 0:
+	switch i {
+	case 0:
 		return "smol"
-	case i == 2:
+	case 2:
 		return "extract"
 	}
 	return "smol,temperature=0.9,seed=" + strconv.Itoa(i)

@@ -66,7 +66,7 @@ func build(spec string) (llm.Engine, error) {
 		case seen[key]:
 			return nil, fmt.Errorf("option %s stands twice", key)
 		case value == "":
-			return nil, fmt.Errorf("option %s needs a value: %s=...", key, key)
+			return nil, fmt.Errorf("option %s needs a value, %s=VALUE", key, key)
 		}
 		seen[key] = true
 		if err := set(value); err != nil {

@@ -236,7 +236,7 @@ func (e *Engine) generate(ctx context.Context, req llm.Request, emit func(string
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return nil, fmt.Errorf("stopped while waiting to try again: %w; last: %v", context.Cause(ctx), err)
+			return nil, fmt.Errorf("stopped while waiting to try again: %w; last: %w", context.Cause(ctx), err)
 		}
 	}
 }
@@ -355,7 +355,7 @@ func (e *Engine) statusError(resp *http.Response) *StatusError {
 			s.Message = object.Message
 			s.code, _ = object.Code.(string)
 		} else {
-			json.Unmarshal(doc.Error, &s.Message) // some servers send a bare string
+			_ = json.Unmarshal(doc.Error, &s.Message) // some servers send a bare string
 		}
 	} else {
 		s.Message = string(b)

@@ -108,7 +108,7 @@ func readHeader(data []byte) (*gguf.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the header needs a writable temporary directory (set TMPDIR): %w", err)
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }() // what is left of it is the system's to clear
 	_, err = f.Write(data[:min(len(data), maxHeader)])
 	if err := errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("the header needs %d MB in the temporary directory (set TMPDIR): %w", maxHeader>>20, err)

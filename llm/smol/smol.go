@@ -114,7 +114,7 @@ var shared = sync.OnceValues(func() (*prepared, error) {
 func prepare(m *model, threads int) *prepared {
 	before := m.tokens.beforePrompt()
 	begun := newSession(m, threads, len(before))
-	begun.read(context.Background(), before)
+	_ = begun.read(context.Background(), before) // it fails only when its context ends
 	return &prepared{m, begun}
 }
 

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -72,7 +73,7 @@ func listen() (net.Listener, *socketLock, error) {
 		if err := ignoreMissing(os.Remove(base + socketSuffix)); err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("control socket: %w", err), held.release())
 		}
-		l, err := net.Listen("unix", base+socketSuffix)
+		l, err := new(net.ListenConfig).Listen(context.Background(), "unix", base+socketSuffix)
 		if err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("control socket: %w", err), held.release())
 		}

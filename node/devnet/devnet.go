@@ -306,7 +306,7 @@ func (d *Devnet) Close() error {
 			return nil
 		})
 	}
-	g.Wait() // the functions return no errors of their own
+	_ = g.Wait() // the functions return no errors of their own
 	errs[len(d.Peers)] = d.lock.Unlock()
 	return errors.Join(errs...)
 }
