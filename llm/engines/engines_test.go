@@ -44,7 +44,7 @@ func TestWrongSpecSaysWhatCouldStandThere(t *testing.T) {
 		{"smol,seed=-1", "seed=-1: want a whole number, 1 or more"},
 		{"smol,max-tokens=9999", "max-tokens is 9999, want 1 to 1024"},
 		{"smol,max-tokens=0", "max-tokens=0: want a whole number, 1 or more"},
-		{"smol,seed", "option seed needs a value: seed=..."},
+		{"smol,seed", "option seed needs a value, seed=VALUE"},
 		{"smol,seed=1,seed=2", "option seed stands twice"},
 		{"smol,", `no such option ""`},
 		{"extract,seed=1", "extract takes no options"},
