@@ -35,6 +35,9 @@ type Server struct {
 
 	running sync.RWMutex // held for reading by each request
 	closed  bool         // under running
+
+	closing  sync.Once
+	closeErr error
 }
 
 // maxRequest bounds a request's body: a prompt in JSON, escaped, with room.
@@ -85,17 +88,20 @@ func (s *Server) count(h http.Handler) http.Handler {
 }
 
 // Close ends the server. Requests that run are cut off, and waited for: none uses a node afterwards. It
-// is called once.
+// may be called more than once.
 func (s *Server) Close() error {
-	s.cancel()
-	err := s.http.Close()
-	s.running.Lock()
-	s.closed = true
-	s.running.Unlock()
-	if e := <-s.done; !errors.Is(e, http.ErrServerClosed) && !errors.Is(e, net.ErrClosed) {
-		err = errors.Join(err, e)
-	}
-	return errors.Join(err, s.lock.release())
+	s.closing.Do(func() {
+		s.cancel()
+		err := s.http.Close()
+		s.running.Lock()
+		s.closed = true
+		s.running.Unlock()
+		if e := <-s.done; !errors.Is(e, http.ErrServerClosed) && !errors.Is(e, net.ErrClosed) {
+			err = errors.Join(err, e)
+		}
+		s.closeErr = errors.Join(err, s.lock.release())
+	})
+	return s.closeErr
 }
 
 // Status returns what the server says about its process.
