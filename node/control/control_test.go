@@ -268,6 +268,9 @@ func TestClientThatLeavesDuringAnAskLeavesNothingBehind(t *testing.T) {
 	}
 	// The request has ended at the server although the task is open.
 	s.running.Lock()
+	if s.closed {
+		t.Error("the server is closed")
+	}
 	s.running.Unlock()
 	st, err := c.Task(soon(t), "", task.String())
 	if err != nil || !st.Open {
