@@ -4,27 +4,66 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/poqmesh/poq/crypto"
 )
 
 // This file decides votes (protocol §6). Each locked task runs two instances of the agreement:
 //
-//	seal:   Prepare(r, H(S)), then Commit(r, H(S)) by a quorum closes the set of score commitments
-//	settle: FastCommit(H(V)) by a quorum in round 0 decides the outcome; no other value is possible
-//	        there, since the sealed commitments bind the scores
+//	seal:   closes the set S of score commitments
+//	settle: decides the outcome V
 //
 // In round 0 there is no leader: every validator that holds all score commitments, or all reveals,
-// computes the one value by itself.
+// computes the one complete value by itself. In seal it prepares it; in settle, where no other value
+// is possible, it sends FastCommit at once, the only phase. When something is missing for too long,
+// validators leave the round, tell each other what they hold (NewRound), and the round's leader
+// proposes the value that a quorum of these leaves it. A quorum of Prepare in a round leads to Commit,
+// a quorum of Commit in any round, or of FastCommit, decides.
 
-// maxRound bounds the rounds for which votes are counted, so that a validator can't fill the memory.
-const maxRound = 64
+// maxRound bounds the rounds, so that a validator can't fill the memory of others. With rounds of ten
+// seconds it is not reached in ten minutes of silence.
+const maxRound = 128
+
+// How long a round lasts. Protocol §6 starts from 20 to 50 ms between machines of their own; these
+// leave room for a whole network that shares two cores (poq bench settle).
+const (
+	sealGrace    = 250 * time.Millisecond // after all but f score commitments came
+	revealGrace  = 250 * time.Millisecond // after the seal
+	firstRound   = 200 * time.Millisecond // round 1; each further one lasts twice as long
+	longestRound = 10 * time.Second
+)
+
+func roundTime(round uint32) time.Duration {
+	if round > 6 {
+		return longestRound
+	}
+	return min(longestRound, firstRound<<(round-1))
+}
 
 // instance is one agreement as this peer sees it.
 type instance struct {
-	round   uint32
-	votes   tally
-	decided bool
+	stage    Stage
+	round    uint32
+	decided  bool
+	votes    tally
+	values   map[crypto.Hash]Value   // those whose content is held
+	prepared *Prepared               // the highest that is held
+	changes  map[uint16]*RoundChange // the latest of each validator
+	own      *RoundChange            // of this round; waits for the proof that it was voted
+	proposal *Proposal               // this validator's, as the leader of this round
+}
+
+func newInstance(s Stage) instance {
+	return instance{stage: s, values: map[crypto.Hash]Value{}, changes: map[uint16]*RoundChange{}}
+}
+
+// instance returns the instance of a stage.
+func (t *task) instance(s Stage) *instance {
+	if s == StageSeal {
+		return &t.seal
+	}
+	return &t.settle
 }
 
 // tally counts votes. The first vote of a validator on a ballot is the one that counts.
@@ -72,8 +111,26 @@ func (t *tally) certificate(vote Leaf, quorum int) (Certificate, bool) {
 	return c, true
 }
 
-// vote casts a vote, once. It never contradicts an earlier one (I2).
-func (e *Engine) vote(l Leaf) {
+// quorum finds the vote of some kind and round that a quorum cast. There is at most one.
+func (t *tally) quorum(match func(Leaf) bool, quorum int) (Certificate, bool) {
+	var best *Leaf
+	for l, votes := range t.votes {
+		if match(l) && len(votes) >= quorum && (best == nil || l.Round < best.Round) {
+			best = &l
+		}
+	}
+	if best == nil {
+		return Certificate{}, false
+	}
+	return t.certificate(*best, quorum)
+}
+
+// vote casts a vote, once, after what it rests on is logged. It never contradicts an earlier one (I2)
+// nor votes in a round that this validator has left (I3).
+func (e *Engine) vote(l Leaf, basis ...Message) {
+	if t, ok := e.tasks[l.Task]; ok && l.Stage != StageLock && l.Round < t.instance(l.Stage).round {
+		return
+	}
 	for _, cast := range e.sent[l.Task] {
 		if cast.ballot() != l.ballot() {
 			continue
@@ -82,6 +139,9 @@ func (e *Engine) vote(l Leaf) {
 			e.evidence(l.Task, fmt.Sprintf("refused to contradict the own %v vote of the %v stage", l.Kind, l.Stage))
 		}
 		return
+	}
+	for _, m := range basis {
+		e.host.Log(m)
 	}
 	e.sent[l.Task] = append(e.sent[l.Task], l)
 	e.host.Vote(l)
@@ -104,14 +164,14 @@ func (e *Engine) castLeaf(t *task, l Leaf, u *Bundle, i int) {
 		e.evidence(t.id, fmt.Sprintf("validator %d signed two %v votes of the %v stage", validator, l.Kind, l.Stage))
 		return
 	}
-	switch l.Stage {
-	case StageLock:
+	if l.Stage == StageLock {
 		e.countLocks(t)
-	case StageSeal:
-		e.stepSeal(t)
-	case StageSettle:
-		e.stepSettle(t)
+		return
 	}
+	if int(validator) == e.self {
+		e.sendProven(t, t.instance(l.Stage), l, u, i)
+	}
+	e.step(t, l.Stage)
 }
 
 // sealValue returns S_full once the commitments of the whole panel are held.
@@ -126,25 +186,77 @@ func (e *Engine) sealValue(t *task) (SealValue, bool) {
 	return s, true
 }
 
-// stepSeal takes the steps of the seal instance that are possible now.
-func (e *Engine) stepSeal(t *task) {
-	if t.seal.decided || t.seal.round != 0 || !t.locked || e.self < 0 {
+// step takes the steps of an instance that are possible now.
+func (e *Engine) step(t *task, s Stage) {
+	if in := t.instance(s); e.tasks[t.id] != t || in.decided || !t.locked || e.self < 0 {
 		return
 	}
-	value, ok := e.sealValue(t)
+	if s == StageSeal {
+		e.stepSeal(t)
+	} else {
+		e.stepSettle(t)
+	}
+}
+
+func (e *Engine) stepSeal(t *task) {
+	in := &t.seal
+	if s, ok := e.sealValue(t); ok && in.round == 0 {
+		e.prepare(t, in, Value{Task: t.id, Stage: StageSeal, Seal: s})
+	}
+	e.count(t, in)
+}
+
+func (e *Engine) stepSettle(t *task) {
+	in := &t.settle
+	if t.sealed == nil {
+		return
+	}
+	if in.round == 0 && len(t.reveals) == len(t.sealed.Value) {
+		v := Value{Task: t.id, Stage: StageSettle, Outcome: e.outcome(t)}
+		h := v.Hash(e.domain)
+		in.values[h] = v
+		e.vote(Leaf{FastCommit, t.id, StageSettle, 0, h}, &v)
+	}
+	e.count(t, in)
+}
+
+// prepare votes for a value in the current round.
+func (e *Engine) prepare(t *task, in *instance, v Value) {
+	h := v.Hash(e.domain)
+	in.values[h] = v
+	e.vote(Leaf{Prepare, t.id, in.stage, in.round, h})
+}
+
+// count looks for quorums.
+func (e *Engine) count(t *task, in *instance) {
+	quorum := e.genesis.Quorum()
+	if cert, ok := in.votes.quorum(func(l Leaf) bool { return l.Kind == Prepare && l.Round == in.round }, quorum); ok {
+		if v, held := in.values[cert.Vote.Value]; held {
+			if in.prepared == nil || in.prepared.Votes.Vote.Round < in.round {
+				in.prepared = &Prepared{cert, v}
+			}
+			e.vote(Leaf{Commit, t.id, in.stage, in.round, cert.Vote.Value}, in.prepared) // I4
+		}
+	}
+	cert, ok := in.votes.quorum(func(l Leaf) bool { return l.Kind == Commit || l.Kind == FastCommit }, quorum)
 	if !ok {
 		return
 	}
-	leaf := func(k LeafKind) Leaf { return Leaf{k, t.id, StageSeal, t.seal.round, value.Hash(e.domain)} }
-	e.vote(leaf(Prepare))
-	if _, prepared := t.seal.votes.certificate(leaf(Prepare), e.genesis.Quorum()); !prepared {
+	v, held := in.values[cert.Vote.Value]
+	if !held {
+		return // whoever holds the content sends the certificate with it
+	}
+	if in.stage == StageSeal {
+		e.onSealCert(t, &SealCert{v.Seal, cert})
 		return
 	}
-	e.vote(leaf(Commit)) // I4: the prepared certificate of this round is held
-	if cert, ok := t.seal.votes.certificate(leaf(Commit), e.genesis.Quorum()); ok {
-		s := &SealCert{value, cert}
-		e.onSealCert(t, s)
+	in.decided = true
+	r := &Receipt{Order: *t.order, Lock: t.lock, Seal: *t.sealed, Outcome: v.Outcome, Settle: cert}
+	if err := e.host.Settle(r); err != nil {
+		e.evidence(t.id, err.Error())
+		return
 	}
+	e.finish(r)
 }
 
 // onSealCert closes the set of score commitments. Only now does this member show its scores (I13).
@@ -169,28 +281,8 @@ func (e *Engine) onSealCert(t *task, s *SealCert) {
 		}
 	}
 	clear(t.earlyReveals)
-	e.stepSettle(t)
-}
-
-// stepSettle takes the steps of the settle instance that are possible now.
-func (e *Engine) stepSettle(t *task) {
-	if t.settle.decided || t.settle.round != 0 || t.sealed == nil || len(t.reveals) < len(t.sealed.Value) || e.self < 0 {
-		return
-	}
-	value := e.outcome(t)
-	vote := Leaf{FastCommit, t.id, StageSettle, 0, value.Hash(e.domain)}
-	e.vote(vote)
-	cert, ok := t.settle.votes.certificate(vote, e.genesis.Quorum())
-	if !ok {
-		return
-	}
-	t.settle.decided = true
-	r := &Receipt{Order: *t.order, Lock: t.lock, Seal: *t.sealed, Outcome: value, Settle: cert}
-	if err := e.host.Settle(r); err != nil {
-		e.evidence(t.id, err.Error())
-		return
-	}
-	e.finish(r)
+	e.host.SetTimer(Timer{t.id, SettleRound, t.settle.round}, revealGrace)
+	e.step(t, StageSettle)
 }
 
 // publish gossips a certificate if this validator is one of the f+1 whose turn it is: at least one of

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/poqmesh/poq/crypto"
@@ -44,6 +45,7 @@ type Engine struct {
 	frozen   map[AccountID]bool   // payers that signed two orders with one nonce
 	sent     map[TaskID][]Leaf    // own votes on open tasks, in the order in which they were cast
 	openings map[TaskID]logged    // own score commitments on open tasks
+	restored map[TaskID][]Message // what a validator's log says of tasks that are not open yet
 	recent   []headers            // by validator
 }
 
@@ -127,24 +129,39 @@ func NewEngine(g *Genesis, self int, host Host) *Engine {
 		genesis: g, domain: Domain(g), self: self, host: host,
 		tasks: map[TaskID]*task{},
 		voted: map[nonce]TaskID{}, reserved: map[AccountID]Amount{}, waiting: map[nonce]TaskID{}, frozen: map[AccountID]bool{},
-		sent: map[TaskID][]Leaf{}, openings: map[TaskID]logged{},
+		sent: map[TaskID][]Leaf{}, openings: map[TaskID]logged{}, restored: map[TaskID][]Message{},
 		recent: make([]headers, len(g.Validators)),
 	}
 	return e
 }
 
-// RestoreOrder puts back an order that this validator voted to lock.
-func (e *Engine) RestoreOrder(o Order) {
-	id := OrderID(e.domain, o)
-	if _, applied := e.host.LockedAt(o.Payer, o.Nonce); !applied {
-		e.voted[nonce{o.Payer, o.Nonce}] = id
-		e.reserved[o.Payer] += o.Fee
+// Restore puts back a message that was logged before a vote.
+func (e *Engine) Restore(m Message) {
+	switch m := m.(type) {
+	case *OrderMessage:
+		o := m.Order.Statement
+		if _, applied := e.host.LockedAt(o.Payer, o.Nonce); !applied && e.voted[nonceOf(o)].IsZero() {
+			e.voted[nonceOf(o)] = OrderID(e.domain, o)
+			e.reserved[o.Payer] += o.Fee
+		}
+	case *SealCert:
+		e.keepRestored(m.Votes.Vote.Task, m)
+	case *Value:
+		e.keepRestored(m.Task, m)
+	case *Prepared:
+		e.keepRestored(m.Value.Task, m)
+	}
+}
+
+func (e *Engine) keepRestored(id TaskID, m Message) {
+	if !e.host.IsSettled(id) {
+		e.restored[id] = append(e.restored[id], m)
 	}
 }
 
 // RestoreVote puts back a vote of this validator, which then never contradicts it.
 func (e *Engine) RestoreVote(l Leaf) {
-	if !e.host.IsSettled(l.Task) {
+	if !e.host.IsSettled(l.Task) && !slices.Contains(e.sent[l.Task], l) {
 		e.sent[l.Task] = append(e.sent[l.Task], l)
 	}
 }
@@ -188,7 +205,7 @@ func (e *Engine) task(id TaskID) *task {
 		commits: map[AccountID]crypto.Hash{}, declined: map[AccountID]bool{}, early: map[AccountID]*AnswerMessage{},
 		answers: map[AccountID]AnswerID{}, scores: map[AnswerID]scored{},
 		scoreCommits: map[uint16]Signed[ScoreCommit]{}, contradicted: map[uint16]bool{}, earlyReveals: map[uint16]Opening{},
-		reveals: map[uint16]Opening{},
+		reveals: map[uint16]Opening{}, seal: newInstance(StageSeal), settle: newInstance(StageSettle),
 	}
 	e.tasks[id] = t
 	return t
@@ -220,6 +237,10 @@ func (e *Engine) Receive(v Verified) {
 		return
 	}
 	t, ok := e.tasks[v.task]
+	if m, change := v.message.(*RoundChange); change && m.Lock != nil && (!ok || !t.locked) {
+		t, ok = e.task(v.task), true // whoever missed the lock can join
+		e.open(t, m.Lock)
+	}
 	if !ok || !t.locked {
 		e.hold(v)
 		return
@@ -244,6 +265,10 @@ func (e *Engine) dispatch(t *task, v Verified) {
 		e.onReveal(t, m)
 	case *Bundle:
 		e.castLeaves(t, m)
+	case *RoundChange:
+		e.onRoundChange(t, m)
+	case *Proposal:
+		e.onProposal(t, m)
 	}
 }
 
@@ -284,6 +309,14 @@ func (e *Engine) Timer(tm Timer) {
 		return
 	}
 	switch tm.Kind {
+	case SealRound, SettleRound:
+		in := &t.seal
+		if tm.Kind == SettleRound {
+			in = &t.settle
+		}
+		if t.locked && in.round == tm.Round && (in.stage == StageSeal || t.sealed != nil) {
+			e.enterRound(t, in, in.round+1)
+		}
 	case AnswerDeadline:
 		e.close(t)
 	case ShowDeadline:
@@ -300,7 +333,7 @@ func (e *Engine) Timer(tm Timer) {
 			e.resend(t)
 		}
 		t.retry = min(2*t.retry, retryMost)
-		e.host.SetTimer(Timer{t.id, Retry}, t.retry)
+		e.host.SetTimer(Timer{Task: t.id, Kind: Retry}, t.retry)
 	}
 }
 
@@ -350,7 +383,7 @@ func (e *Engine) onOrder(id TaskID, m *OrderMessage) {
 	e.host.Observe(Progress{Task: id, Step: Ordered, Order: &m.Order.Statement, Prompt: m.Prompt})
 	if e.self >= 0 {
 		e.voteLock(t)
-		e.host.SetTimer(Timer{id, Retry}, t.retry)
+		e.host.SetTimer(Timer{Task: id, Kind: Retry}, t.retry)
 	}
 	e.countLocks(t)
 	e.release(t)
@@ -440,19 +473,57 @@ func (e *Engine) open(t *task, l *LockCert) {
 		}
 	}
 	delete(e.waiting, at)
-	e.host.SetTimer(Timer{t.id, AnswerDeadline}, time.Duration(o.AnswerDeadline)*time.Millisecond)
-	e.host.SetTimer(Timer{t.id, ScoreDeadline}, time.Duration(o.ScoreDeadline)*time.Millisecond)
+	e.host.SetTimer(Timer{Task: t.id, Kind: AnswerDeadline}, time.Duration(o.AnswerDeadline)*time.Millisecond)
+	e.host.SetTimer(Timer{Task: t.id, Kind: ScoreDeadline}, time.Duration(o.ScoreDeadline)*time.Millisecond)
 	if e.self < 0 { // nothing to send again; by then the receipt should be here
 		t.retry = time.Duration(o.ScoreDeadline)*time.Millisecond + overdue
 	}
-	e.host.SetTimer(Timer{t.id, Retry}, t.retry)
+	e.host.SetTimer(Timer{Task: t.id, Kind: Retry}, t.retry)
 	e.host.Observe(Progress{Task: t.id, Step: Locked, Order: &o})
+	if e.self >= 0 {
+		e.host.SetTimer(Timer{t.id, SealRound, 0}, time.Duration(o.ScoreDeadline)*time.Millisecond+sealGrace)
+	}
 	if own, ok := e.openings[t.id]; ok {
 		t.scoring = true
 		e.host.CommitScores(own.commit, own.opening)
 	}
+	e.recover(t)
 	e.retryLock(nonce{o.Payer, o.Nonce + 1})
 	e.release(t)
+}
+
+// recover puts a task's instances where they were when this validator ended: in the round that it had
+// entered, with what its votes rest on. What it said of that round is gone, so it goes on to the next.
+func (e *Engine) recover(t *task) {
+	for _, l := range e.sent[t.id] {
+		if l.Kind == NewRound {
+			in := t.instance(l.Stage)
+			in.round = max(in.round, l.Round)
+		}
+	}
+	messages := e.restored[t.id]
+	delete(e.restored, t.id)
+	for _, m := range messages {
+		switch m := m.(type) {
+		case *SealCert:
+			e.onSealCert(t, m)
+		case *Value:
+			for _, r := range m.Outcome.Reveals {
+				t.reveals[r.Member] = r.Opening
+			}
+		case *Prepared:
+			in := t.instance(m.Value.Stage)
+			in.values[m.Value.Hash(e.domain)] = m.Value
+			if in.prepared == nil || in.prepared.Votes.Vote.Round < m.Votes.Vote.Round {
+				in.prepared = m
+			}
+		}
+	}
+	for _, in := range []*instance{&t.seal, &t.settle} {
+		if in.round > 0 && !in.decided {
+			e.host.SetTimer(Timer{t.id, roundTimer(in.stage), in.round}, firstRound)
+		}
+	}
 }
 
 // Answers
@@ -501,7 +572,7 @@ func (e *Engine) close(t *task) {
 	}
 	t.closed = true
 	clear(t.early)
-	e.host.SetTimer(Timer{t.id, ShowDeadline}, showGrace)
+	e.host.SetTimer(Timer{Task: t.id, Kind: ShowDeadline}, showGrace)
 	e.host.Observe(Progress{Task: t.id, Step: Closed})
 	e.commitScoresIfReady(t)
 }
@@ -584,7 +655,10 @@ func (e *Engine) onScoreCommit(t *task, c Signed[ScoreCommit]) {
 	}
 	t.scoreCommits[s.Member] = c
 	e.host.Observe(Progress{Task: t.id, Step: Scored, Member: int(s.Member)})
-	e.stepSeal(t)
+	if n := len(e.genesis.Validators); len(t.scoreCommits) == n-e.genesis.Faults() && n > len(t.scoreCommits) && t.seal.round == 0 {
+		e.host.SetTimer(Timer{t.id, SealRound, 0}, sealGrace)
+	}
+	e.step(t, StageSeal)
 }
 
 func (e *Engine) onReveal(t *task, r *Signed[Reveal]) {
@@ -599,7 +673,7 @@ func (e *Engine) onReveal(t *task, r *Signed[Reveal]) {
 		t.ownReveal = r
 	}
 	e.openReveal(t, v.Member, v.Opening)
-	e.stepSettle(t)
+	e.step(t, StageSettle)
 }
 
 // openReveal takes a reveal that opens a sealed commitment (I12).
@@ -671,6 +745,7 @@ func (e *Engine) finish(r *Receipt) {
 	}
 	delete(e.openings, id)
 	delete(e.sent, id)
+	delete(e.restored, id)
 	e.host.Observe(Progress{Task: id, Step: Settled, Receipt: r})
 	e.retryLock(nonce{o.Payer, o.Nonce + 1})
 	for _, c := range r.Outcome.Credits { // what was paid may cover an order that waited

@@ -51,8 +51,9 @@ type Ledger interface {
 
 // Timer names a deadline of a task.
 type Timer struct {
-	Task TaskID
-	Kind TimerKind
+	Task  TaskID
+	Kind  TimerKind
+	Round uint32 // SealRound, SettleRound
 }
 
 // TimerKind is the kind of a deadline.
@@ -64,6 +65,8 @@ const (
 	ShowDeadline                        // answers that were committed to and not shown are not waited for
 	ScoreDeadline                       // the panel commits to the scores that it has
 	Retry                               // an undecided task's messages are sent again
+	SealRound                           // a round of the seal instance is over
+	SettleRound                         // a round of the settle instance is over
 )
 
 // Progress is a step of a task as one peer sees it.

@@ -47,7 +47,14 @@ func (s *swarm) certificate(vote Leaf) Certificate {
 	return c
 }
 
-// samples has one valid message of each type.
+// prove has a validator vote, in a bundle of its own.
+func (s *swarm) prove(member int, l Leaf) VoteProof {
+	u := NewBundle(uint16(member), 200, crypto.Hash{}, []Leaf{l})
+	u.Sign(s.domain, s.keys[member])
+	return u.proof(0)
+}
+
+// samples has one valid message of each type that travels.
 func samples(t testing.TB) (*swarm, []Message) {
 	s := newSwarm(t, 4, 1)
 	r := s.receipt()
@@ -59,7 +66,23 @@ func samples(t testing.TB) (*swarm, []Message) {
 		{LockVote, id, StageLock, 0, id}, {Prepare, id, StageSeal, 3, crypto.Sum([]byte("s"))}, {FastCommit, id, StageSettle, 0, crypto.Sum([]byte("v"))},
 	})
 	bundle.Sign(s.domain, s.keys[2])
+	task := r.Task()
+	reveals := r.Outcome.Reveals
+	seal := Value{Task: task, Stage: StageSeal, Seal: r.Seal.Value}
+	prepared := &Prepared{s.certificate(Leaf{Prepare, task, StageSeal, 1, seal.Hash(s.domain)}), seal}
+	change := func(member int, m RoundChange) *RoundChange {
+		m.Proof = s.prove(member, m.leaf(s.domain))
+		return &m
+	}
+	proposal := &Proposal{Round: 2, Value: Value{Task: task, Stage: StageSettle, Outcome: r.Outcome}}
+	for member := range 3 {
+		proposal.Justification = append(proposal.Justification, change(member, RoundChange{Task: task, Stage: StageSettle, Round: 2, Reveals: reveals[:member+1], Seal: &r.Seal}))
+	}
+	proposal.Proof = s.prove(leader(s.genesis, s.domain, task, StageSettle, 2), proposal.leaf(s.domain))
 	return s, []Message{
+		proposal,
+		change(1, RoundChange{Task: task, Stage: StageSeal, Round: 2, Prepared: prepared, Commits: r.Seal.Value[1:], Lock: &LockCert{r.Order, r.Lock}}),
+		change(2, RoundChange{Task: task, Stage: StageSettle, Round: 1, Fast: true, Reveals: reveals, Seal: &r.Seal}),
 		order,
 		new(Sign(s.domain, s.workers[0], AnswerCommit{id, answer.Worker, answer.Commitment(s.domain)})),
 		&AnswerMessage{Sign(s.domain, s.workers[0], answer), []byte("text")},
@@ -74,7 +97,7 @@ func TestEveryMessageSurvivesEncodingAndVerifies(t *testing.T) {
 	s, messages := samples(t)
 	for _, m := range messages {
 		topic, data := Encode(m)
-		for _, on := range []Topic{topic, TopicVotes} {
+		for _, on := range []Topic{topic, TopicVotes} { // on streams everything may travel
 			got, err := Decode(on, data)
 			if err != nil {
 				t.Errorf("%T on %s: %v", m, on, err)
@@ -237,11 +260,11 @@ func TestReceiptThatWasTamperedWithIsRefused(t *testing.T) {
 func TestEncodingsStayAsTheyAre(t *testing.T) {
 	s, messages := samples(t)
 	golden := map[string]string{"chain": s.domain.Chain.String(), "genesis": hex.EncodeToString(s.genesis.Encode())}
-	for _, m := range messages {
+	for i, m := range messages {
 		name := strings.TrimPrefix(fmt.Sprintf("%T", m), "*")
 		name = strings.NewReplacer("ledger.", "", "github.com/poqmesh/poq/", "").Replace(name)
 		_, data := Encode(m)
-		golden[name] = hex.EncodeToString(data)
+		golden[fmt.Sprintf("%02d %s", i, name)] = hex.EncodeToString(data)
 	}
 	got, err := json.MarshalIndent(golden, "", "  ")
 	if err != nil {

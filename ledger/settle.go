@@ -75,11 +75,7 @@ type CreditAmount struct {
 
 func (o Outcome) append(b []byte) []byte {
 	b = append(append(b, o.Task[:]...), o.Seal[:]...)
-	b = crypto.AppendCount(b, len(o.Reveals))
-	for _, r := range o.Reveals {
-		b = r.Opening.append(binary.BigEndian.AppendUint16(b, r.Member))
-	}
-	b = append(b, byte(o.Kind))
+	b = append(appendReveals(b, o.Reveals), byte(o.Kind))
 	b = crypto.AppendCount(b, len(o.Ranking))
 	for _, r := range o.Ranking {
 		b = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(r.Answer.append(b), uint16(r.Score)), r.Rank)
@@ -99,12 +95,7 @@ const maxRanking = 2 * MaxAnswers
 const maxCredits = maxRanking + MaxValidators + 2
 
 func readOutcome(r *crypto.Reader) (o Outcome) {
-	o.Task, o.Seal = r.Hash(), r.Hash()
-	for range r.Count(MaxValidators, 2+2+32) {
-		v := RevealedOpening{Member: r.Uint16()}
-		v.Opening.read(r)
-		o.Reveals = append(o.Reveals, v)
-	}
+	o.Task, o.Seal, o.Reveals = r.Hash(), r.Hash(), readReveals(r)
 	o.Kind = OutcomeKind(r.Uint8())
 	for range r.Count(maxRanking, answerIDSize+4) {
 		o.Ranking = append(o.Ranking, Ranked{readAnswerID(r), Score(r.Uint16()), r.Uint16()})
@@ -113,6 +104,23 @@ func readOutcome(r *crypto.Reader) (o Outcome) {
 		o.Credits = append(o.Credits, CreditAmount{r.Key(), r.Uint64()})
 	}
 	return o
+}
+
+func appendReveals(b []byte, reveals []RevealedOpening) []byte {
+	b = crypto.AppendCount(b, len(reveals))
+	for _, r := range reveals {
+		b = r.Opening.append(binary.BigEndian.AppendUint16(b, r.Member))
+	}
+	return b
+}
+
+func readReveals(r *crypto.Reader) (reveals []RevealedOpening) {
+	for range r.Count(MaxValidators, 2+2+32) {
+		v := RevealedOpening{Member: r.Uint16()}
+		v.Opening.read(r)
+		reveals = append(reveals, v)
+	}
+	return reveals
 }
 
 // Hash is H(V).

@@ -22,6 +22,8 @@ const (
 	kindSealValue     crypto.Kind = "sealval"
 	kindOutcome       crypto.Kind = "outcome"
 	kindTieBreak      crypto.Kind = "tie"
+	kindRoundChange   crypto.Kind = "newround"
+	kindLeader        crypto.Kind = "leader"
 )
 
 // statement is what a peer signs: fixed-width canonical bytes, a signer, and rules that hold

@@ -28,6 +28,8 @@ type swarm struct {
 	workers  []crypto.PrivateKey
 	score    func(member int, a AnswerID) Score
 	drop     func(from, to int, m Message) bool
+	twist    func(from, to int, m Message) Message // what a Byzantine peer sends instead
+	delay    func() time.Duration                  // on top of up to 5 ms
 }
 
 type delivery struct {
@@ -49,6 +51,9 @@ type peer struct {
 	receipts []*Receipt
 	orders   map[TaskID]Order
 	votes    []Leaf
+	logged   []Message
+	openings []logged
+	down     bool // takes and sends nothing
 }
 
 func testKey(name string, i int) crypto.PrivateKey {
@@ -117,14 +122,20 @@ func (s *swarm) run(until time.Duration) {
 
 // send carries a message to one peer, as bytes.
 func (s *swarm) send(from, to int, topic Topic, m Message) {
-	if s.drop != nil && s.drop(from, to, m) {
+	if s.peers[from].down || s.drop != nil && s.drop(from, to, m) {
 		return
+	}
+	if s.twist != nil {
+		m = s.twist(from, to, m)
 	}
 	home, data := Encode(m)
 	if topic == "" {
 		topic = home
 	}
 	delay := time.Duration(s.random.IntN(5000)) * time.Microsecond
+	if s.delay != nil {
+		delay += s.delay()
+	}
 	if from == to {
 		delay = 0
 	}
@@ -138,6 +149,9 @@ func (s *swarm) send(from, to int, topic Topic, m Message) {
 			s.t.Fatalf("verifying %T: %v", m, err)
 		}
 		p := s.peers[to]
+		if p.down {
+			return
+		}
 		if q, ok := got.(*Query); ok {
 			if p.engine.Query(from, q.Task) {
 				for _, r := range p.receipts {
@@ -158,7 +172,7 @@ func (s *swarm) gossip(from int, m Message) {
 	}
 }
 
-func (p *peer) Log(Message) {}
+func (p *peer) Log(m Message) { p.logged = append(p.logged, m) }
 
 func (p *peer) Vote(l Leaf) {
 	p.votes = append(p.votes, l)
@@ -171,6 +185,7 @@ func (p *peer) Vote(l Leaf) {
 }
 
 func (p *peer) CommitScores(c ScoreCommit, o Opening) {
+	p.openings = append(p.openings, logged{c, o})
 	p.swarm.gossip(p.index, new(Sign(p.swarm.domain, p.swarm.keys[p.self], c)))
 }
 
@@ -198,11 +213,35 @@ func (p *peer) Fetch(id TaskID) {
 }
 
 func (p *peer) SetTimer(t Timer, d time.Duration) {
-	p.swarm.after(d, func() { p.engine.Timer(t) })
+	engine := p.engine
+	p.swarm.after(d, func() {
+		if p.engine == engine && !p.down {
+			p.engine.Timer(t)
+		}
+	})
 }
 
 func (p *peer) Score(task TaskID, _ Order, a AnswerID, _ []byte) {
 	p.swarm.after(time.Millisecond, func() { p.engine.Scored(task, a, p.swarm.score(p.self, a), nil) })
+}
+
+// restart makes the peer's engine anew out of its log and its ledger, as a process does.
+func (p *peer) restart() {
+	old := p.engine
+	p.down = false
+	p.engine = NewEngine(p.swarm.genesis, p.self, p)
+	for _, m := range p.logged {
+		p.engine.Restore(m)
+	}
+	for _, l := range p.votes {
+		p.engine.RestoreVote(l)
+	}
+	for _, o := range p.openings {
+		p.engine.RestoreOpening(o.commit, o.opening)
+	}
+	for id := range p.escrow {
+		p.engine.Resume(&LockCert{*old.tasks[id].order, old.tasks[id].lock})
+	}
 }
 
 func (p *peer) Salt() [32]byte {
@@ -262,24 +301,28 @@ func (s *swarm) answer(task TaskID, w int, text string, commit, show time.Durati
 // checkAgreement asserts what must hold at every peer after all is done.
 func (s *swarm) checkAgreement(tasks int) {
 	s.t.Helper()
+	first := s.peers[slices.IndexFunc(s.peers, func(p *peer) bool { return !p.down })]
 	for i, p := range s.peers {
+		if p.down {
+			continue
+		}
 		if err := p.CheckComplete(); err != nil {
 			s.t.Errorf("peer %d: %v", i, err)
 		}
 		if p.Tasks() != tasks {
 			s.t.Errorf("peer %d settled %d tasks, want %d", i, p.Tasks(), tasks)
 		}
-		for id, v := range s.peers[0].settled {
+		for id, v := range first.settled {
 			if p.settled[id] != v {
 				s.t.Errorf("peer %d: another outcome of task %s (I1)", i, id.Short())
 			}
 		}
-		if !slices.Equal(p.Accounts(), s.peers[0].Accounts()) {
+		if !slices.Equal(p.Accounts(), first.Accounts()) {
 			s.t.Errorf("peer %d: other accounts (I10)", i)
 		}
 		for _, id := range p.Accounts() {
-			if p.Account(id) != s.peers[0].Account(id) {
-				s.t.Errorf("peer %d: account %s is %+v, elsewhere %+v (I10)", i, id.Short(), p.Account(id), s.peers[0].Account(id))
+			if p.Account(id) != first.Account(id) {
+				s.t.Errorf("peer %d: account %s is %+v, elsewhere %+v (I10)", i, id.Short(), p.Account(id), first.Account(id))
 			}
 		}
 		again, err := Replay(s.genesis, func(yield func(*Receipt, error) bool) {

@@ -9,7 +9,7 @@ import (
 
 // Message is what peers send each other: one of *OrderMessage, *Signed[AnswerCommit],
 // *AnswerMessage, *Signed[Decline], *Signed[ScoreCommit], *Signed[Reveal], *LockCert, *SealCert,
-// *Receipt, *Bundle and *Query.
+// *Receipt, *Bundle, *RoundChange, *Proposal and *Query; *Value and *Prepared are in vote logs alone.
 type Message interface{ append(b []byte) []byte }
 
 // OrderMessage is an order on its way, with its prompt unless that is longer than MaxInline.
@@ -38,8 +38,12 @@ type Query struct{ Task TaskID }
 
 func (q *Query) append(b []byte) []byte { return append(b, q.Task[:]...) }
 
-// MaxMessage bounds every message in bytes: a receipt of 64 members with 16 answers each is the largest.
-const MaxMessage = 192 << 10
+// Bounds of messages in bytes. The largest that is gossiped is a receipt of 64 members with 16 answers
+// each, the largest on streams a proposal, which holds a quorum of round changes.
+const (
+	MaxMessage = 192 << 10
+	MaxFrame   = 1 << 20
+)
 
 // Topic groups messages: one gossip topic each. TopicVotes stands for the direct streams between
 // validators, on which messages of the other topics may travel too when they are sent again.
@@ -67,6 +71,10 @@ const (
 	typeReceipt
 	typeBundle
 	typeQuery
+	typeRoundChange
+	typeProposal
+	typeValue
+	typePrepared
 )
 
 // topicOf returns the topic of a message type, "" if there is no such type.
@@ -80,7 +88,7 @@ func topicOf(typ byte) Topic {
 		return TopicScore
 	case typeLockCert, typeSealCert, typeReceipt:
 		return TopicCert
-	case typeBundle, typeQuery:
+	case typeBundle, typeQuery, typeRoundChange, typeProposal, typeValue, typePrepared:
 		return TopicVotes
 	}
 	return ""
@@ -112,6 +120,14 @@ func Encode(m Message) (Topic, []byte) {
 		typ = typeBundle
 	case *Query:
 		typ = typeQuery
+	case *RoundChange:
+		typ = typeRoundChange
+	case *Proposal:
+		typ = typeProposal
+	case *Value:
+		typ = typeValue
+	case *Prepared:
+		typ = typePrepared
 	default:
 		panic(fmt.Sprintf("ledger: no message: %T", m))
 	}
@@ -122,8 +138,12 @@ func Encode(m Message) (Topic, []byte) {
 // cheap; [Verifier.Verify] checks the rest. The message may share memory with data. The error wraps
 // ErrMalformed.
 func Decode(topic Topic, data []byte) (Message, error) {
-	if len(data) > MaxMessage {
-		return nil, malformed("message of %d bytes, at most %d are allowed", len(data), MaxMessage)
+	most := MaxMessage
+	if topic == TopicVotes {
+		most = MaxFrame
+	}
+	if len(data) > most {
+		return nil, malformed("message of %d bytes, at most %d are allowed", len(data), most)
 	}
 	r := crypto.NewReader(data)
 	var m Message
@@ -154,6 +174,14 @@ func Decode(topic Topic, data []byte) (Message, error) {
 		m = new(readBundle(r))
 	case typeQuery:
 		m = &Query{r.Hash()}
+	case typeRoundChange:
+		m = readRoundChange(r)
+	case typeProposal:
+		m = readProposal(r)
+	case typeValue:
+		m = readValue(r)
+	case typePrepared:
+		m = readPrepared(r)
 	}
 	if err := r.End(); err != nil {
 		return nil, malformed("%T: %w", m, err)
@@ -257,6 +285,10 @@ func (v *Verifier) Task(m Message) TaskID {
 		return m.Task()
 	case *Query:
 		return m.Task
+	case *RoundChange:
+		return m.Task
+	case *Proposal:
+		return m.Value.Task
 	}
 	return TaskID{}
 }
@@ -298,6 +330,10 @@ func (v *Verifier) verify(m Message) error {
 		return v.Receipt(m)
 	case *Bundle:
 		return v.bundle(m)
+	case *RoundChange:
+		return v.roundChange(m)
+	case *Proposal:
+		return v.proposal(m)
 	case *Query:
 		return nil
 	}
@@ -361,21 +397,12 @@ func (v *Verifier) sealClaims(s SealCert) ([]crypto.Claim, error) {
 	if vote.Kind != Commit || vote.Stage != StageSeal || vote.Value != s.Value.Hash(v.domain) {
 		return nil, malformed("votes are not to seal these score commitments")
 	}
-	if err := s.Value.check(v.genesis, vote.Task); err != nil {
-		return nil, err
-	}
 	claims, err := v.certificateClaims(s.Votes)
 	if err != nil {
 		return nil, err
 	}
-	for _, sc := range s.Value {
-		c, err := claim(v, sc)
-		if err != nil {
-			return nil, err
-		}
-		claims = append(claims, c)
-	}
-	return claims, nil
+	commits, err := v.commitClaims(s.Value, vote.Task)
+	return append(claims, commits...), err
 }
 
 // ErrOutcome is wrapped when a receipt's outcome is not what [Settle] gives.

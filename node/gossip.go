@@ -51,7 +51,7 @@ func (n *Node) join() error {
 	}
 	var err error
 	n.links, err = p2p.NewLinks(n.host, p2p.LinkConfig[ledger.Verified]{
-		Name: protocolVotes, MaxFrame: ledger.MaxMessage,
+		Name: protocolVotes, MaxFrame: ledger.MaxFrame,
 		Allow: func(p peer.ID) bool { return n.self >= 0 && n.genesis.ValidatorByPeer(p.String()) >= 0 },
 		Validate: func(_ context.Context, from peer.ID, frame []byte) (ledger.Verified, error) {
 			return n.validate(ledger.TopicVotes, from, frame)

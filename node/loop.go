@@ -64,11 +64,7 @@ func newLoop(n *Node) (*loop, error) {
 		return l, nil
 	}
 	l.log, err = votelog.Open(filepath.Join(n.cfg.dir, "votes.log"), votelog.Replayer{
-		Message: func(m ledger.Message) {
-			if o, ok := m.(*ledger.OrderMessage); ok {
-				l.engine.RestoreOrder(o.Order.Statement)
-			}
-		},
+		Message: l.engine.Restore,
 		Bundle: func(u *ledger.Bundle) {
 			h := u.Header.Statement
 			l.seq, l.previous = h.Seq+1, h.Hash(n.domain)

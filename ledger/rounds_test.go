@@ -1,0 +1,275 @@
+package ledger
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/poqmesh/poq/crypto"
+)
+
+// checkVotes asserts of every honest validator that it cast no ballot twice (I2) and nothing of a round
+// after it left it (I3).
+func (s *swarm) checkVotes() {
+	s.t.Helper()
+	for i, p := range s.peers {
+		cast := map[ballot]crypto.Hash{}
+		left := map[ballot]uint32{} // by task and stage
+		for _, l := range p.votes {
+			if v, ok := cast[l.ballot()]; ok && v != l.Value {
+				s.t.Errorf("peer %d contradicted its %v vote (I2)", i, l.Kind)
+			} else if ok {
+				continue // sent again
+			}
+			cast[l.ballot()] = l.Value
+			in := ballot{task: l.Task, stage: l.Stage}
+			if l.Kind == NewRound {
+				left[in] = max(left[in], l.Round)
+			} else if l.Round < left[in] {
+				s.t.Errorf("peer %d cast a %v vote of round %d after NewRound(%d) (I3)", i, l.Kind, l.Round, left[in])
+			}
+		}
+	}
+}
+
+func (s *swarm) trace() (text string) {
+	for i, p := range s.peers {
+		text += fmt.Sprintf("peer %d: %d settled\n", i, p.Tasks())
+		for _, l := range p.votes {
+			text += fmt.Sprintf("  %v %v round %d %s\n", l.Stage, l.Kind, l.Round, l.Value.Short())
+		}
+	}
+	return text
+}
+
+func TestTasksSettleWithoutTheValidatorsThatMayFail(t *testing.T) {
+	for _, n := range []int{4, 5, 6, 7, 10, 16} {
+		for seed := range uint64(4) {
+			s := newSwarm(t, n, seed)
+			for _, i := range s.random.Perm(n)[:s.genesis.Faults()] {
+				s.peers[i].down = true
+			}
+			s.settleOne()
+			s.checkAgreement(1)
+			s.checkVotes()
+			for i, p := range s.peers {
+				if !p.down && p.receipts[0].Outcome.Kind != Paid {
+					t.Errorf("n=%d seed=%d: peer %d: %v", n, seed, i, p.receipts[0].Outcome.Kind)
+				}
+			}
+		}
+	}
+}
+
+func TestTaskWaitsWhenTooManyAreDownAndGoesOnWhenOneReturns(t *testing.T) {
+	for seed := range uint64(6) {
+		s := newSwarm(t, 4, seed)
+		a, b := s.peers[1], s.peers[2]
+		at := time.Duration(5+s.random.IntN(120)) * time.Millisecond
+		s.after(at, func() { a.down, b.down = true, true })
+		id, order := s.order(0, TaskID{}, Credit, 1)
+		s.gossip(4, order)
+		s.answer(id, 0, "text", 20*time.Millisecond, 50*time.Millisecond)
+		s.run(30 * time.Second)
+		before := s.peers[0].Tasks()
+		if held, fee := s.peers[0].Escrowed(); before == 0 && held == 1 && fee != Credit {
+			t.Errorf("seed %d: escrow %d", seed, fee)
+		}
+		s.after(0, a.restart)
+		s.run(3 * time.Minute)
+		s.checkVotes()
+		if s.peers[0].Tasks() != 1 {
+			t.Fatalf("seed %d: stopped at %v, the task is not settled with three of four\n%s", seed, at, s.trace())
+		}
+		s.checkAgreement(1)
+	}
+}
+
+func TestWithheldRevealCostsOnlyTheOneWhoWithholdsIt(t *testing.T) {
+	s := newSwarm(t, 4, 3)
+	s.drop = func(from, _ int, m Message) bool {
+		_, reveal := m.(*Signed[Reveal])
+		_, change := m.(*RoundChange)
+		return from == 2 && (reveal || change)
+	}
+	s.settleOne()
+	s.checkAgreement(1)
+	for _, c := range s.peers[0].receipts[0].Outcome.Credits {
+		if c.Account == s.genesis.Validators[2].Account {
+			t.Error("it is paid")
+		}
+		if c.Account == s.genesis.Validators[1].Account && (c.Amount < Credit/20-2 || c.Amount > Credit/20+2) {
+			t.Errorf("another one gets %d", c.Amount)
+		}
+	}
+}
+
+// Faults of all kinds: loss, long delays, crashes with restart from the log, up to f at a time, all at
+// random moments. At the end the network is good again, and everything must be settled alike.
+func TestAgreementSurvivesRandomFaults(t *testing.T) {
+	seeds := uint64(300)
+	if testing.Short() {
+		seeds = 40
+	}
+	for seed := range seeds {
+		r := rand.New(rand.NewPCG(seed, 99))
+		n := []int{4, 4, 4, 5, 7}[r.IntN(5)]
+		s := newSwarm(t, n, seed)
+		const calm = 6 * time.Second
+		loss := r.IntN(30)
+		s.drop = func(from, to int, m Message) bool {
+			return s.now < calm && from != to && to != n && r.IntN(100) < loss
+		}
+		s.delay = func() time.Duration {
+			if s.now < calm && r.IntN(10) == 0 {
+				return time.Duration(r.IntN(600)) * time.Millisecond
+			}
+			return 0
+		}
+		down := 0
+		for range r.IntN(6) {
+			p := s.peers[r.IntN(n)]
+			at := time.Duration(r.IntN(3000)) * time.Millisecond
+			s.after(at, func() {
+				if down < s.genesis.Faults() && !p.down {
+					down++
+					p.down = true
+					s.after(time.Duration(r.IntN(2000))*time.Millisecond, func() {
+						down--
+						p.restart()
+					})
+				}
+			})
+		}
+		id, order := s.order(0, TaskID{}, Credit, 2)
+		s.gossip(n, order)
+		s.after(calm, func() { s.gossip(n, order) }) // the payer's peer sends it again
+		s.answer(id, 0, "one", 20*time.Millisecond, 60*time.Millisecond)
+		s.answer(id, 1, "two", 30*time.Millisecond, 60*time.Millisecond)
+		s.run(5 * time.Minute)
+		s.checkVotes()
+		s.checkAgreement(1)
+		if t.Failed() {
+			t.Fatalf("seed %d (n=%d)\n%s", seed, n, s.trace())
+		}
+	}
+}
+
+// equivocate has validator i vote for another value as well, in every phase, and show each half of the
+// others another one.
+func (s *swarm) equivocate(i int) {
+	p := s.peers[i]
+	s.twist = func(from, to int, m Message) Message {
+		u, ok := m.(*Bundle)
+		if from != i || !ok || to%2 == 0 || to == i {
+			return m
+		}
+		var leaves []Leaf
+		for _, l := range u.Leaves {
+			if l.Kind == Prepare || l.Kind == Commit || l.Kind == FastCommit {
+				l.Value = crypto.Sum([]byte("another value"))
+			}
+			leaves = append(leaves, l)
+		}
+		h := u.Header.Statement
+		other := NewBundle(uint16(i), h.Seq, h.Previous, leaves)
+		other.Sign(s.domain, s.keys[p.self])
+		return &other
+	}
+}
+
+func TestEquivocatingValidatorSplitsNobody(t *testing.T) {
+	for seed := range uint64(40) {
+		s := newSwarm(t, 4, seed)
+		liar := int(seed % 4)
+		s.equivocate(liar)
+		s.drop = func(from, to int, m Message) bool {
+			return s.now < time.Second && from != to && to < 4 && s.random.IntN(5) == 0
+		}
+		s.settleOne()
+		s.checkAgreement(1)
+		s.checkVotes()
+		if t.Failed() {
+			t.Fatalf("seed %d\n%s", seed, s.trace())
+		}
+	}
+}
+
+func TestLeaderHasNoChoice(t *testing.T) {
+	s := newSwarm(t, 4, 1)
+	id, order := s.order(0, TaskID{}, Credit, 1)
+	s.gossip(4, order)
+	s.answer(id, 0, "text", 20*time.Millisecond, 40*time.Millisecond)
+	s.peers[3].down = true
+	refused := false
+	s.twist = func(_, _ int, m Message) Message {
+		p, ok := m.(*Proposal)
+		if !ok || p.Value.Stage != StageSeal || len(p.Value.Seal) == 0 {
+			return m
+		}
+		lie := *p // leaves out a commitment that its justification holds
+		lie.Value.Seal = lie.Value.Seal[1:]
+		l := lie.leaf(s.domain)
+		leader := p.Proof.Header.Statement.Validator
+		u := NewBundle(leader, 1000+uint64(p.Round), crypto.Hash{}, []Leaf{l})
+		u.Sign(s.domain, s.keys[leader])
+		lie.Proof = u.proof(0)
+		refused = true
+		return &lie
+	}
+	s.run(10 * time.Second)
+	for i, p := range s.peers[:3] {
+		for _, l := range p.votes {
+			if l.Kind == Prepare {
+				// The leader prepares its honest value by itself; nobody else may follow the lie.
+				if l.Round > 0 && leader(s.genesis, s.domain, id, StageSeal, l.Round) != i {
+					t.Errorf("peer %d prepared a value that does not follow", i)
+				}
+			}
+		}
+	}
+	if !refused {
+		t.Error("no proposal was made")
+	}
+}
+
+func TestRoundMessagesAreCheckedInEveryPart(t *testing.T) {
+	var changes []*RoundChange
+	var proposals []*Proposal
+	for seed := range uint64(6) {
+		s := newSwarm(t, 4, seed)
+		s.peers[3].down = true
+		s.drop = func(_, _ int, m Message) bool {
+			switch m := m.(type) {
+			case *RoundChange:
+				changes = append(changes, m)
+			case *Proposal:
+				proposals = append(proposals, m)
+			case *Signed[Reveal]:
+				return s.random.IntN(2) == 0
+			}
+			return false
+		}
+		s.settleOne()
+	}
+	if len(changes) == 0 || len(proposals) == 0 {
+		t.Fatal("no rounds")
+	}
+	s := newSwarm(t, 4, 0)
+	sample := []Message{changes[0], proposals[0], changes[len(changes)-1], proposals[len(proposals)-1]}
+	for _, m := range sample {
+		_, data := Encode(m)
+		for i := 0; i < len(data); i += 1 + len(data)/300 {
+			broken := append([]byte{}, data...)
+			broken[i] ^= 1 << (i % 8)
+			got, err := Decode(TopicVotes, broken)
+			if err != nil {
+				continue
+			}
+			if _, err := s.verifier.Verify(got); err == nil {
+				t.Fatalf("%T: bit flipped in byte %d of %d: accepted", m, i, len(data))
+			}
+		}
+	}
+}
