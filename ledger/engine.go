@@ -350,7 +350,9 @@ func (e *Engine) resend(t *task) {
 		e.host.Send(Everyone, t.ownReveal)
 	}
 	for _, l := range e.sent[t.id] {
-		if decided := l.Stage == StageLock && t.locked || l.Stage == StageSeal && t.seal.decided; !decided {
+		past := l.Stage == StageLock && t.locked || l.Stage == StageSeal && t.seal.decided ||
+			l.Stage != StageLock && l.Round < t.instance(l.Stage).round
+		if !past {
 			e.host.Vote(l)
 		}
 	}

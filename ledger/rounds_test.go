@@ -19,8 +19,6 @@ func (s *swarm) checkVotes() {
 		for _, l := range p.votes {
 			if v, ok := cast[l.ballot()]; ok && v != l.Value {
 				s.t.Errorf("peer %d contradicted its %v vote (I2)", i, l.Kind)
-			} else if ok {
-				continue // sent again
 			}
 			cast[l.ballot()] = l.Value
 			in := ballot{task: l.Task, stage: l.Stage}
