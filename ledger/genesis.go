@@ -151,7 +151,7 @@ func (g *Genesis) Validate() error {
 			return fmt.Errorf("genesis: split %d: %w", s.ID, err)
 		}
 	}
-	keys := map[crypto.PublicKey]bool{}
+	keys, peers := map[crypto.PublicKey]bool{}, map[string]bool{}
 	for i, v := range g.Validators {
 		switch {
 		case v.Consensus.IsZero() || v.Account.IsZero() || v.Peer == "":
@@ -161,7 +161,10 @@ func (g *Genesis) Validate() error {
 		case keys[v.Consensus]:
 			return fmt.Errorf("genesis: validator %d: consensus key %s stands twice", i, v.Consensus.Short())
 		}
-		keys[v.Consensus] = true
+		if peers[v.Peer] {
+			return fmt.Errorf("genesis: validator %d: peer id %s stands twice", i, v.Peer)
+		}
+		keys[v.Consensus], peers[v.Peer] = true, true
 	}
 	supply := Amount(0)
 	for i, a := range g.Accounts {

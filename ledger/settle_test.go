@@ -28,7 +28,7 @@ const (
 func newCase(scores [][]int, texts []string, fee Amount, silent, absent []int) *settleCase {
 	c := &settleCase{genesis: &Genesis{Network: "t", Epoch: 1, MinFee: 1, Splits: []Split{DefaultSplit()}}}
 	for i := range scores {
-		c.genesis.Validators = append(c.genesis.Validators, Validator{Consensus: testKey("validator", i).Public(), Account: testKey("validator account", i).Public(), Peer: "p"})
+		c.genesis.Validators = append(c.genesis.Validators, Validator{Consensus: testKey("validator", i).Public(), Account: testKey("validator account", i).Public(), Peer: fmt.Sprint("p", i)})
 	}
 	d := Domain(c.genesis)
 	c.order = Order{Payer: testKey("payer", 0).Public(), Fee: fee, Split: 1}

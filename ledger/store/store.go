@@ -67,6 +67,9 @@ type Store struct {
 
 	done chan struct{}
 	fail chan struct{}
+
+	reading sync.RWMutex // held for reading by reads from disk, for writing by Close
+	closed  bool         // under reading
 }
 
 // write is what one certificate or blob changes: nil values delete.
@@ -119,7 +122,7 @@ func OpenReadOnly(dir string) (*Store, error) {
 	}
 	s.closing = true // nothing can be applied
 	close(s.done)
-	err = s.db.View(func(txn *badger.Txn) error {
+	err = s.view(func(txn *badger.Txn) error {
 		_, err := s.readGenesis(txn)
 		return err
 	})
@@ -208,7 +211,7 @@ func (s *Store) readGenesis(txn *badger.Txn) (*ledger.Genesis, error) {
 // load fills the state from disk.
 func (s *Store) load() error {
 	s.state = ledger.EmptyState(s.genesis)
-	return s.db.View(func(txn *badger.Txn) error {
+	return s.view(func(txn *badger.Txn) error {
 		for e, err := range scan(txn, prefixAccount) {
 			if err != nil {
 				return err
@@ -256,6 +259,9 @@ func (s *Store) Close() error {
 	s.changed.Broadcast()
 	s.mu.Unlock()
 	<-s.done
+	s.reading.Lock()
+	s.closed = true
+	s.reading.Unlock()
 	err := s.db.Close()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -426,7 +432,7 @@ func (s *Store) apply() {
 		}
 		s.mu.Lock()
 		if err != nil {
-			s.failed, s.pending = err, nil
+			s.failed, s.pending = brief(err), nil
 			close(s.fail)
 		} else {
 			s.written += uint64(n)
@@ -437,6 +443,15 @@ func (s *Store) apply() {
 			return
 		}
 	}
+}
+
+// brief cuts an error of Badger's that carries the value it is about.
+func brief(err error) error {
+	const most = 300
+	if text := err.Error(); len(text) > most && !errors.Is(err, ErrDiskFull) {
+		return errors.New(text[:most] + " ...")
+	}
+	return err
 }
 
 func checkSpace(dir string) error {
@@ -573,8 +588,18 @@ func (s *Store) Blob(h crypto.Hash) (data []byte, err error) {
 	return data, err
 }
 
+// view reads from disk; after Close it returns ErrClosed, since Badger's memory maps are gone then.
+func (s *Store) view(f func(txn *badger.Txn) error) error {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	if s.closed {
+		return ErrClosed
+	}
+	return s.db.View(f)
+}
+
 func (s *Store) get(k []byte, f func(data []byte) error) error {
-	return s.db.View(func(txn *badger.Txn) error {
+	return s.view(func(txn *badger.Txn) error {
 		data, err := value(txn, k)
 		if errors.Is(err, badger.ErrKeyNotFound) {
 			return ErrNotFound
@@ -588,7 +613,7 @@ func (s *Store) get(k []byte, f func(data []byte) error) error {
 
 // OpenLocks returns the lock certificates of the tasks that are not settled.
 func (s *Store) OpenLocks() (locks []*ledger.LockCert, err error) {
-	err = s.db.View(func(txn *badger.Txn) error {
+	err = s.view(func(txn *badger.Txn) error {
 		for l, err := range openLocks(txn) {
 			if err != nil {
 				return err
@@ -602,7 +627,7 @@ func (s *Store) OpenLocks() (locks []*ledger.LockCert, err error) {
 
 // OwnOrders returns the orders of this peer that may not be settled, by nonce.
 func (s *Store) OwnOrders() (orders []*ledger.OrderMessage, err error) {
-	err = s.db.View(func(txn *badger.Txn) error {
+	err = s.view(func(txn *badger.Txn) error {
 		for e, err := range scan(txn, prefixOwn) {
 			if err != nil {
 				return err
@@ -620,7 +645,7 @@ func (s *Store) OwnOrders() (orders []*ledger.OrderMessage, err error) {
 
 // SettledAbove returns up to n ids of settled tasks above one, ascending.
 func (s *Store) SettledAbove(task ledger.TaskID, n int) (ids []ledger.TaskID, err error) {
-	err = s.db.View(func(txn *badger.Txn) error {
+	err = s.view(func(txn *badger.Txn) error {
 		o := badger.DefaultIteratorOptions
 		o.Prefix, o.PrefetchValues = []byte{prefixTask}, false
 		it := txn.NewIterator(o)
@@ -644,7 +669,7 @@ type TaskEntry struct {
 
 // Tasks returns the last n settled tasks, newest first.
 func (s *Store) Tasks(n int) (tasks []TaskEntry, err error) {
-	err = s.db.View(func(txn *badger.Txn) error {
+	err = s.view(func(txn *badger.Txn) error {
 		o := badger.DefaultIteratorOptions
 		o.Reverse, o.Prefix = true, []byte{prefixSeq}
 		it := txn.NewIterator(o)
@@ -677,7 +702,7 @@ func (s *Store) Resolve(prefix string) (task ledger.TaskID, err error) {
 		return task, fmt.Errorf("%w: %q: want up to 64 hex digits", ErrBadID, prefix)
 	}
 	var found []ledger.TaskID
-	err = s.db.View(func(txn *badger.Txn) error {
+	err = s.view(func(txn *badger.Txn) error {
 		for _, p := range []byte{prefixTask, prefixOpen} {
 			for e, err := range scan(txn, p, start...) {
 				if err != nil {

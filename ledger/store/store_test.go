@@ -122,6 +122,9 @@ func TestLedgerIsTheSameAfterItWasClosed(t *testing.T) {
 	if err := s.Lock(l); !errors.Is(err, ErrClosed) {
 		t.Errorf("lock after close: %v", err)
 	}
+	if _, err := s.Receipt(receipts[0].Task()); !errors.Is(err, ErrClosed) {
+		t.Errorf("read after close: %v", err)
+	}
 
 	s = openStore(t, dir, c.genesis)
 	after := s.Summary()

@@ -27,7 +27,7 @@ type Verification struct {
 func (s *Store) Verify() (*Verification, error) {
 	begin := time.Now()
 	v := &Verification{Chain: s.genesis.Chain(), Supply: s.genesis.Supply()}
-	err := s.db.View(func(txn *badger.Txn) error {
+	err := s.view(func(txn *badger.Txn) error {
 		again, err := ledger.Replay(s.genesis, receipts(txn), openLocks(txn))
 		if err != nil {
 			return err
