@@ -28,8 +28,8 @@ const maxRound = 128
 // How long a round lasts. Protocol §6 starts from 20 to 50 ms between machines of their own; these
 // leave room for a whole network that shares two cores (poq bench settle).
 const (
-	sealGrace    = 250 * time.Millisecond // after all but f score commitments came
-	revealGrace  = 250 * time.Millisecond // after the seal
+	sealGrace    = 500 * time.Millisecond // after all but f score commitments came
+	revealGrace  = 500 * time.Millisecond // after the seal
 	firstRound   = 200 * time.Millisecond // round 1; each further one lasts twice as long
 	longestRound = 10 * time.Second
 )
