@@ -16,6 +16,7 @@
 //	certificate.go   quorums of votes as portable proofs
 //	verify.go        every check of a received message: bytes in, [Verified] out
 //	agreement.go     where a vote is decided: the seal and settle instances of a task
+//	rounds.go        what happens when round 0 is incomplete: NewRound, Propose, value(J)
 //	engine.go        the open tasks of one peer: routes events, locks funds, runs deadlines
 //	settle.go        Settle, the pure integer function from scores to payments
 //	state.go         accounts and escrow, and what a certificate does to them
