@@ -5,7 +5,7 @@ export GOEXPERIMENT := simd
 export CGO_ENABLED := 0
 
 GO ?= go
-FUZZTIME ?= 10s
+FUZZTIME ?= 5000x
 BENCHTIME ?= 2s
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 LDFLAGS := -s -w
@@ -41,7 +41,8 @@ unit: ## unit tests, the protocol's virtual swarm among them
 race: ## the same under the race detector, shortened
 	CGO_ENABLED=1 $(GO) test -race -short -gcflags=github.com/gomlx/compute/...=-d=checkptr=0 $$($(GO) list ./... | grep -v /e2e)
 
-fuzz: ## every fuzz target for FUZZTIME each
+# A number of executions, not a time: go test -fuzz now and then fails when its time is up.
+fuzz: ## every fuzz target, FUZZTIME executions or seconds each
 	@set -e; for pkg in $$($(GO) list ./...); do \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "fuzz $$pkg $$target"; \
