@@ -298,17 +298,6 @@ func (r *record) await(what string, f func(who string, e Event) bool) Event {
 	}
 }
 
-func (r *record) count(f func(who string, e Event) bool) (n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, s := range r.seen {
-		if f(s.who, s.Event) {
-			n++
-		}
-	}
-	return n
-}
-
 func (r *record) failOnEvidence() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
