@@ -179,7 +179,7 @@ func TestTaskSettlesWithoutAStoppedValidatorWhichThenCatchesUp(t *testing.T) {
 			if !locked {
 				s.stop(away)
 			}
-			task := s.pend("q", AskOptions{MaxAnswers: 1, AnswerTimeout: time.Second, ScoreTimeout: 2 * time.Second})
+			task := s.pend("q", AskOptions{MaxAnswers: 1, AnswerTimeout: 20 * time.Second, ScoreTimeout: 40 * time.Second})
 			if locked {
 				s.record.await("lock", func(who string, e Event) bool { return who == away.name && e.Step == ledger.Locked })
 				s.stop(away)
