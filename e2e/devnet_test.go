@@ -204,7 +204,7 @@ func TestLedgerOutlivesTheNetwork(t *testing.T) {
 	_ = cmd.Wait() // it may have been answered or not
 	third := u.devnet("--dir", dir, "--engine", "extract")
 	third.ask(question)
-	third.checkLedgers(third.waitEqual())
+	third.checkLedgers(4) // the one that was cut off among them: its order was kept before anybody saw it
 	third.stop()
 }
 

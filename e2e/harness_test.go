@@ -198,29 +198,30 @@ func (n *network) stop() {
 	}
 }
 
-// waitEqual asks until all peers have settled the same number of tasks and none is open, which a peer
-// that was killed must reach by itself. It returns that number.
-func (n *network) waitEqual() int {
+// waitSettled asks until all peers have settled so many tasks, which a network that was killed must reach
+// by itself.
+func (n *network) waitSettled(tasks int) {
 	n.user.t.Helper()
+	behind := ""
 	for begin := time.Now(); time.Since(begin) < patience; {
-		counts := map[string]bool{}
-		tasks := 0
+		behind = ""
 		for _, p := range n.card.Peers {
 			a := decode[control.Accounts](n.user.poq("ledger", "accounts", "--json", "--dir", n.card.Dir, "--peer", p.Name))
-			tasks = a.Tasks
-			counts[fmt.Sprintf("%d tasks, %d open", a.Tasks, a.Open)] = true
+			if a.Tasks != tasks || a.Open != 0 {
+				behind = fmt.Sprintf("%s has %d settled and %d open tasks, want %d", p.Name, a.Tasks, a.Open, tasks)
+			}
 		}
-		if len(counts) == 1 && counts[fmt.Sprintf("%d tasks, 0 open", tasks)] {
-			return tasks
+		if behind == "" {
+			return
 		}
 	}
-	n.user.t.Fatal("the peers' ledgers do not become equal")
-	return 0
+	n.user.t.Fatal(behind)
 }
 
 // checkLedgers asserts that all peers hold the same ledger, and that it verifies.
 func (n *network) checkLedgers(tasks int) {
 	n.user.t.Helper()
+	n.waitSettled(tasks)
 	t := n.user.t
 	results := decode[[]control.PeerVerification](n.user.poq("ledger", "verify", "--json", "--dir", n.card.Dir))
 	if len(results) != len(n.card.Peers) {
