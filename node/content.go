@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -68,7 +69,7 @@ func (c *content) get(ctx context.Context, h crypto.Hash, most int) ([]byte, err
 	}
 	errs := []error{fmt.Errorf("no peer has the text %s", h.Short())}
 	for _, p := range c.node.host.Peers() {
-		text, err := c.node.host.Request(ctx, p, protocolContent, h[:], most)
+		text, err := c.ask(ctx, p, h, most)
 		if err == nil && crypto.Sum(text) != h {
 			err = errors.New("it sent another text")
 		}
@@ -84,6 +85,15 @@ func (c *content) get(ctx context.Context, h crypto.Hash, most int) ([]byte, err
 		}
 	}
 	return nil, errors.Join(errs...)
+}
+
+// askTimeout is how long one peer may take, so that one that hangs does not use up a task's time.
+const askTimeout = 3 * time.Second
+
+func (c *content) ask(ctx context.Context, p peer.ID, h crypto.Hash, most int) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return c.node.host.Request(ctx, p, protocolContent, h[:], most)
 }
 
 // serve answers a peer that asks for a text.
