@@ -46,6 +46,7 @@ type instance struct {
 	stage    Stage
 	round    uint32
 	decided  bool
+	complete bool // the value of round 0 was computed and voted for
 	votes    tally
 	values   map[crypto.Hash]Value   // those whose content is held
 	prepared *Prepared               // the highest that is held
@@ -200,7 +201,8 @@ func (e *Engine) step(t *task, s Stage) {
 
 func (e *Engine) stepSeal(t *task) {
 	in := &t.seal
-	if s, ok := e.sealValue(t); ok && in.round == 0 {
+	if s, ok := e.sealValue(t); ok && in.round == 0 && !in.complete {
+		in.complete = true
 		e.prepare(t, in, Value{Task: t.id, Stage: StageSeal, Seal: s})
 	}
 	e.count(t, in)
@@ -211,8 +213,10 @@ func (e *Engine) stepSettle(t *task) {
 	if t.sealed == nil {
 		return
 	}
-	if in.round == 0 && len(t.reveals) == len(t.sealed.Value) {
-		v := Value{Task: t.id, Stage: StageSettle, Outcome: e.outcome(t)}
+	if in.round == 0 && !in.complete && len(t.reveals) == len(t.sealed.Value) {
+		in.complete = true
+		v := Value{Task: t.id, Stage: StageSettle}
+		v.Outcome = Settle(e.genesis, e.domain, t.id, t.order.Statement, t.sealed.Value, t.revealed())
 		h := v.Hash(e.domain)
 		in.values[h] = v
 		e.vote(Leaf{FastCommit, t.id, StageSettle, 0, h}, &v)
@@ -299,15 +303,14 @@ func (e *Engine) publish(id TaskID, s Stage, cert Message) {
 	}
 }
 
-// outcome is V_full: Settle over the reveals that are held, ascending by member.
-func (e *Engine) outcome(t *task) Outcome {
-	var reveals []RevealedOpening
+// revealed returns the reveals that are held of a sealed task, ascending by member.
+func (t *task) revealed() (reveals []RevealedOpening) {
 	for _, c := range t.sealed.Value {
 		if o, ok := t.reveals[c.Statement.Member]; ok {
 			reveals = append(reveals, RevealedOpening{c.Statement.Member, o})
 		}
 	}
-	return Settle(e.genesis, e.domain, t.id, t.order.Statement, t.sealed.Value, reveals)
+	return reveals
 }
 
 func sortAnswerIDs(ids []AnswerID) { slices.SortFunc(ids, AnswerID.Compare) }

@@ -98,7 +98,7 @@ func DecodeReceipt(data []byte) (*Receipt, error) {
 	return r, nil
 }
 
-// EncodeLock and DecodeLock are the stored form of a lock whose task is still open.
+// Encode returns the canonical bytes of the certificate, in which a lock is stored while its task is open.
 func (l *LockCert) Encode() []byte { return l.append(nil) }
 
 // DecodeLock reads what [LockCert.Encode] wrote. It checks no signature.

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -125,14 +124,13 @@ type scored struct {
 // only follows. A validator's earlier votes must be put back by the Restore methods before anything
 // else is called.
 func NewEngine(g *Genesis, self int, host Host) *Engine {
-	e := &Engine{
+	return &Engine{
 		genesis: g, domain: Domain(g), self: self, host: host,
 		tasks: map[TaskID]*task{},
 		voted: map[nonce]TaskID{}, reserved: map[AccountID]Amount{}, waiting: map[nonce]TaskID{}, frozen: map[AccountID]bool{},
 		sent: map[TaskID][]Leaf{}, openings: map[TaskID]logged{}, restored: map[TaskID][]Message{},
 		recent: make([]headers, len(g.Validators)),
 	}
-	return e
 }
 
 // Restore puts back a message that was logged before a vote.
@@ -217,7 +215,7 @@ func nonceOf(o Order) nonce { return nonce{o.Payer, o.Nonce} }
 func (e *Engine) Receive(v Verified) {
 	switch m := v.message.(type) {
 	case *Bundle:
-		e.onBundle(v, m)
+		e.onBundle(m)
 		return
 	case *Receipt:
 		e.onReceipt(m)
@@ -343,7 +341,7 @@ func (e *Engine) resend(t *task) {
 	if !t.locked {
 		e.host.Send(Everyone, &OrderMessage{Order: *t.order})
 	}
-	if c, ok := t.scoreCommits[uint16(max(e.self, 0))]; ok {
+	if c, ok := t.scoreCommits[uint16(e.self)]; ok {
 		e.host.Send(Everyone, &c)
 	}
 	if t.ownReveal != nil {
@@ -423,7 +421,7 @@ func (e *Engine) voteLock(t *task) {
 		e.reserved[o.Payer] += o.Fee
 		e.host.Log(&OrderMessage{Order: *t.order})
 	}
-	e.vote(Leaf{LockVote, t.id, StageLock, 0, t.id})
+	e.vote(lockLeaf(t.id))
 	e.retryLock(nonce{o.Payer, o.Nonce + 1})
 }
 
@@ -451,8 +449,7 @@ func (e *Engine) countLocks(t *task) {
 	if t.locked || t.order == nil {
 		return
 	}
-	vote := Leaf{LockVote, t.id, StageLock, 0, t.id}
-	if cert, ok := t.locks.certificate(vote, e.genesis.Quorum()); ok {
+	if cert, ok := t.locks.certificate(lockLeaf(t.id), e.genesis.Quorum()); ok {
 		e.open(t, &LockCert{*t.order, cert})
 	}
 }
@@ -693,7 +690,7 @@ func (e *Engine) openReveal(t *task, member uint16, o Opening) {
 
 // Votes and the end
 
-func (e *Engine) onBundle(v Verified, u *Bundle) {
+func (e *Engine) onBundle(u *Bundle) {
 	h := u.Header.Statement
 	if !e.recent[h.Validator].add(h.Seq, h.Hash(e.domain)) {
 		e.evidence(TaskID{}, fmt.Sprintf("validator %d signed two bundles with number %d", h.Validator, h.Seq))
@@ -758,6 +755,3 @@ func (e *Engine) finish(r *Receipt) {
 func (e *Engine) evidence(id TaskID, reason string) {
 	e.host.Observe(Progress{Task: id, Step: Evidence, Reason: reason})
 }
-
-// ErrUnscorable is what a host gives to Engine.Scored for an answer whose text it could not get.
-var ErrUnscorable = errors.New("answer could not be scored")

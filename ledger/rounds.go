@@ -353,12 +353,7 @@ func (e *Engine) enterRound(t *task, in *instance, round uint32) {
 			}
 		}
 	} else {
-		m.Seal = t.sealed
-		for _, c := range t.sealed.Value {
-			if o, ok := t.reveals[c.Statement.Member]; ok {
-				m.Reveals = append(m.Reveals, RevealedOpening{c.Statement.Member, o})
-			}
-		}
+		m.Seal, m.Reveals = t.sealed, t.revealed()
 		m.Fast = slices.ContainsFunc(e.sent[t.id], func(l Leaf) bool { return l.Kind == FastCommit })
 	}
 	in.own = m

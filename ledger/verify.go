@@ -373,7 +373,7 @@ func (v *Verifier) lock(l *LockCert) error {
 
 func (v *Verifier) lockClaims(order Signed[Order], votes Certificate) ([]crypto.Claim, error) {
 	task := v.TaskID(order.Statement)
-	if want := (Leaf{Kind: LockVote, Task: task, Value: task}); votes.Vote != want {
+	if votes.Vote != lockLeaf(task) {
 		return nil, malformed("votes are not to lock the order's fee")
 	}
 	c, err := claim(v, order)

@@ -55,6 +55,9 @@ type Leaf struct {
 	Value crypto.Hash // of what is voted for: the task, H(S) or H(V)
 }
 
+// lockLeaf is the one vote by which a task's fee is locked.
+func lockLeaf(id TaskID) Leaf { return Leaf{Kind: LockVote, Task: id, Stage: StageLock, Value: id} }
+
 func (l Leaf) append(b []byte) []byte {
 	b = append(b, byte(l.Kind))
 	b = append(b, l.Task[:]...)

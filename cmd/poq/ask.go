@@ -16,6 +16,7 @@ import (
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
+	"github.com/poqmesh/poq/node/devnet"
 )
 
 func newAsk(g *globals) *cobra.Command {
@@ -49,9 +50,9 @@ func newAsk(g *globals) *cobra.Command {
 		validators := 0
 		for _, p := range client.Status.Peers {
 			switch p.Role {
-			case "validator":
+			case string(devnet.Validator):
 				validators++
-			case "worker":
+			case string(devnet.Worker):
 				if !c.Flags().Changed("max-answers") {
 					answers = min(answers+1, ledger.MaxAnswers)
 				}

@@ -19,7 +19,6 @@ import (
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
-	"github.com/poqmesh/poq/node/control"
 	"github.com/poqmesh/poq/node/devnet"
 	"github.com/poqmesh/poq/quality"
 )
@@ -102,12 +101,12 @@ func (i instant) Generate(_ context.Context, r llm.Request, _ func(string)) (*ll
 // spans collects the times of tasks as the validators and the payer see them.
 type spans struct {
 	mu     sync.Mutex
-	tasks  map[ledger.TaskID]map[string]*passage
+	tasks  map[ledger.TaskID]map[string]passage
 	values map[string][]time.Duration
 }
 
-// passage is when a task's steps came to one peer.
-type passage struct{ ordered, locked, closed, answered, scored, sealed, revealed, settled time.Time }
+// passage is when a task's steps last came to one peer.
+type passage map[ledger.Step]time.Time
 
 func (s *spans) observe(p *devnet.Peer, e node.Event) {
 	if p.Role == devnet.Worker {
@@ -116,30 +115,12 @@ func (s *spans) observe(p *devnet.Peer, e node.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.tasks[e.Task] == nil {
-		s.tasks[e.Task] = map[string]*passage{}
+		s.tasks[e.Task] = map[string]passage{}
 	}
 	if s.tasks[e.Task][p.Name] == nil {
-		s.tasks[e.Task][p.Name] = &passage{}
+		s.tasks[e.Task][p.Name] = passage{}
 	}
-	t := s.tasks[e.Task][p.Name]
-	switch e.Step {
-	case ledger.Ordered:
-		t.ordered = e.Time
-	case ledger.Locked:
-		t.locked = e.Time
-	case ledger.Closed:
-		t.closed = e.Time
-	case ledger.Answered:
-		t.answered = e.Time
-	case ledger.Scored:
-		t.scored = e.Time
-	case ledger.Sealed:
-		t.sealed = e.Time
-	case ledger.Revealed:
-		t.revealed = e.Time
-	case ledger.Settled:
-		t.settled = e.Time
-	}
+	s.tasks[e.Task][p.Name][e.Step] = e.Time
 }
 
 func (s *spans) add(name string, from, to time.Time) {
@@ -172,18 +153,18 @@ func (s *spans) collect() (out []benchedSpan) {
 			if name == "payer" {
 				continue
 			}
-			s.add(spanLock, payer.ordered, t.locked)
-			s.add(spanAnswers, t.locked, t.answered)
-			s.add(spanScores, t.answered, t.scored)
-			s.add(spanSeal, t.scored, t.sealed)
-			s.add(spanReveals, t.sealed, t.revealed)
-			s.add(spanSettle, t.revealed, t.settled)
-			if first.IsZero() || !t.settled.IsZero() && t.settled.Before(first) {
-				first = t.settled
+			s.add(spanLock, payer[ledger.Ordered], t[ledger.Locked])
+			s.add(spanAnswers, t[ledger.Locked], t[ledger.Answered])
+			s.add(spanScores, t[ledger.Answered], t[ledger.Scored])
+			s.add(spanSeal, t[ledger.Scored], t[ledger.Sealed])
+			s.add(spanReveals, t[ledger.Sealed], t[ledger.Revealed])
+			s.add(spanSettle, t[ledger.Revealed], t[ledger.Settled])
+			if first.IsZero() || !t[ledger.Settled].IsZero() && t[ledger.Settled].Before(first) {
+				first = t[ledger.Settled]
 			}
 		}
-		s.add(spanTask, payer.ordered, first)
-		s.add(spanTaskLast, payer.ordered, payer.settled)
+		s.add(spanTask, payer[ledger.Ordered], first)
+		s.add(spanTaskLast, payer[ledger.Ordered], payer[ledger.Settled])
 	}
 	for _, name := range []string{spanLock, spanAnswers, spanScores, spanSeal, spanReveals, spanSettle, spanTask, spanTaskLast} {
 		v := s.values[name]
@@ -218,7 +199,7 @@ func (b *settleBench) run(ctx context.Context, progress io.Writer) (err error) {
 			judge.Put(prompts[i], e.(instant).text(prompts[i]), quality.Score(9000-100*j))
 		}
 	}
-	s := &spans{tasks: map[ledger.TaskID]map[string]*passage{}}
+	s := &spans{tasks: map[ledger.TaskID]map[string]passage{}}
 	d, err := devnet.Start(ctx, devnet.Config{Dir: dir, Validators: b.Validators, Engines: engines, Judge: judge, Logger: newLogger(progress, false), Observe: s.observe})
 	if err != nil {
 		return err
@@ -250,11 +231,7 @@ func (b *settleBench) run(ctx context.Context, progress io.Writer) (err error) {
 		return err
 	}
 	b.PerSecond = int(float64(b.Tasks) / time.Since(begin).Seconds())
-	var peers []control.Peer
-	for _, p := range d.Peers {
-		peers = append(peers, control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node})
-	}
-	results, err := verifyAll(ctx, d, peers)
+	results, err := verifyAll(ctx, d)
 	if err == nil {
 		err = failedVerification(results)
 	}

@@ -120,7 +120,7 @@ func runDevnet(c *cobra.Command, g *globals, f devnetFlags) (err error) {
 	card := server.Status()
 	progress("ready in %.1f s", time.Since(begin).Seconds())
 	if len(f.asks) > 0 {
-		return askDevnet(c, g, f, d, card, peers)
+		return askDevnet(c, g, f, d, card)
 	}
 	if g.json {
 		err = printJSON(c.OutOrStdout(), card)
@@ -162,7 +162,7 @@ func newLogger(w io.Writer, verbose bool) *slog.Logger {
 }
 
 // askDevnet asks each question in turn, shows how it was settled and verifies all ledgers.
-func askDevnet(c *cobra.Command, g *globals, f devnetFlags, d *devnet.Devnet, card control.Status, peers []control.Peer) error {
+func askDevnet(c *cobra.Command, g *globals, f devnetFlags, d *devnet.Devnet, card control.Status) error {
 	var settlements []*node.Settlement
 	out := c.OutOrStdout()
 	for _, prompt := range f.asks {
@@ -173,7 +173,7 @@ func askDevnet(c *cobra.Command, g *globals, f devnetFlags, d *devnet.Devnet, ca
 		names := node.Names(d.Genesis)
 		begin := time.Now()
 		s, err := d.Payer().Node.Ask(c.Context(), prompt, node.AskOptions{MaxAnswers: min(f.workers, ledger.MaxAnswers), OnEvent: func(e node.Event) {
-			line.step(control.Step{Task: e.Task, Step: e.Step.String(), TimeUS: e.Time.Sub(begin).Microseconds(), Worker: names[e.Worker], Reason: e.Reason})
+			line.step(control.NewStep(e, begin, names))
 		}})
 		line.end()
 		if err != nil {
@@ -184,7 +184,7 @@ func askDevnet(c *cobra.Command, g *globals, f devnetFlags, d *devnet.Devnet, ca
 			printSettlement(out, s)
 		}
 	}
-	results, err := verifyAll(c.Context(), d, peers)
+	results, err := verifyAll(c.Context(), d)
 	if err != nil {
 		return err
 	}
@@ -201,11 +201,11 @@ func askDevnet(c *cobra.Command, g *globals, f devnetFlags, d *devnet.Devnet, ca
 }
 
 // verifyAll waits until every peer has every task, then verifies all ledgers.
-func verifyAll(ctx context.Context, d *devnet.Devnet, peers []control.Peer) (results []control.PeerVerification, err error) {
+func verifyAll(ctx context.Context, d *devnet.Devnet) (results []control.PeerVerification, err error) {
 	if err := d.WaitEqual(ctx); err != nil {
 		return nil, err
 	}
-	for _, p := range peers {
+	for _, p := range d.Peers {
 		if err := p.Node.Ledger().Flush(); err != nil {
 			return nil, err
 		}

@@ -59,6 +59,17 @@ type Step struct {
 	Reason string        `json:"reason,omitempty"`
 }
 
+// NewStep describes an event of a request that began at a moment; names are those of accounts.
+func NewStep(e node.Event, begin time.Time, names map[ledger.AccountID]string) Step {
+	s := Step{Task: e.Task, Step: e.Step.String(), TimeUS: e.Time.Sub(begin).Microseconds(), Reason: e.Reason}
+	if !e.Worker.IsZero() {
+		if s.Worker = names[e.Worker]; s.Worker == "" {
+			s.Worker = e.Worker.Short()
+		}
+	}
+	return s
+}
+
 // Accounts is a ledger's accounts at one moment.
 type Accounts struct {
 	Peer     string        `json:"peer"`

@@ -161,13 +161,8 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 		Fee: q.Fee, MaxAnswers: q.MaxAnswers,
 		AnswerTimeout: time.Duration(q.AnswerTimeoutMS) * time.Millisecond, ScoreTimeout: time.Duration(q.ScoreTimeoutMS) * time.Millisecond,
 		OnEvent: func(e node.Event) {
-			st := &Step{Task: e.Task, Step: e.Step.String(), TimeUS: e.Time.Sub(begin).Microseconds(), Reason: e.Reason}
-			if !e.Worker.IsZero() {
-				if st.Worker = names[e.Worker]; st.Worker == "" {
-					st.Worker = e.Worker.Short()
-				}
-			}
-			send(AskUpdate{Step: st})
+			st := NewStep(e, begin, names)
+			send(AskUpdate{Step: &st})
 		},
 	})
 	switch {
