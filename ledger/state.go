@@ -30,6 +30,7 @@ type State struct {
 	nonces   map[nonce]TaskID
 	escrow   map[TaskID]Escrow
 	settled  map[TaskID]crypto.Hash // H(V)
+	sums     *Sums                  // over settled
 
 	// running sums, for I6
 	balances int64
@@ -65,6 +66,7 @@ func EmptyState(g *Genesis) *State {
 		nonces:   map[nonce]TaskID{},
 		escrow:   map[TaskID]Escrow{},
 		settled:  map[TaskID]crypto.Hash{},
+		sums:     NewSums(Domain(g)),
 	}
 }
 
@@ -82,8 +84,11 @@ func (s *State) RestoreEscrow(task TaskID, e Escrow) {
 	s.escrowed += e.Fee
 }
 
-// RestoreSettled puts back that a task was settled.
+// RestoreSettled puts back that a task was settled, but for the digest: see RestoreSums.
 func (s *State) RestoreSettled(task TaskID, outcome crypto.Hash) { s.settled[task] = outcome }
+
+// RestoreSums puts back the sums over all settled tasks. The state goes on with them.
+func (s *State) RestoreSums(sums *Sums) { s.sums = sums }
 
 func (s *State) set(id AccountID, a Account) {
 	s.balances += a.Balance - s.accounts[id].Balance
@@ -121,6 +126,16 @@ func (s *State) Settled(task TaskID) (outcome crypto.Hash, ok bool) {
 
 // Tasks returns the number of settled tasks.
 func (s *State) Tasks() int { return len(s.settled) }
+
+// Digest stands for all settled tasks with their outcomes. It does not depend on the order in which they
+// were applied (I10).
+func (s *State) Digest() Digest { return s.sums.Digest() }
+
+// BucketDigest stands for the settled tasks of a bucket, 0 to Buckets-1.
+func (s *State) BucketDigest(i int) Digest { return s.sums.BucketDigest(i) }
+
+// Sums returns the sums behind the digests, which must not be changed.
+func (s *State) Sums() *Sums { return s.sums }
 
 // LockedAt returns the task for which a payer's nonce was locked.
 func (s *State) LockedAt(payer AccountID, n uint64) (TaskID, bool) {
@@ -175,6 +190,7 @@ func (s *State) Settle(task TaskID, o Order, v Outcome, outcome crypto.Hash) (ap
 		s.add(c.Account, int64(c.Amount))
 	}
 	s.settled[task] = outcome
+	s.sums.Add(task, outcome)
 	return true, nil
 }
 

@@ -24,6 +24,7 @@ const (
 	kindTieBreak      crypto.Kind = "tie"
 	kindRoundChange   crypto.Kind = "newround"
 	kindLeader        crypto.Kind = "leader"
+	kindSettled       crypto.Kind = "settled"
 )
 
 // statement is what a peer signs: fixed-width canonical bytes, a signer, and rules that hold

@@ -238,6 +238,7 @@ func (s *Store) load() error {
 			o := l.Order.Statement
 			s.state.RestoreEscrow(l.Votes.Vote.Task, ledger.Escrow{Payer: o.Payer, Fee: o.Fee})
 		}
+		sums := ledger.NewSums(ledger.Domain(s.genesis))
 		for e, err := range scan(txn, prefixTask) {
 			if err != nil {
 				return err
@@ -245,9 +246,12 @@ func (s *Store) load() error {
 			if len(e.key) != 32 || len(e.value) != 40 {
 				return fmt.Errorf("task %x: %w", e.key, crypto.ErrEncoding)
 			}
-			s.state.RestoreSettled(ledger.TaskID(e.key), crypto.Hash(e.value[:32]))
+			task, outcome := ledger.TaskID(e.key), crypto.Hash(e.value[:32])
+			s.state.RestoreSettled(task, outcome)
+			sums.Add(task, outcome)
 			s.seq = max(s.seq, binary.BigEndian.Uint64(e.value[32:])+1)
 		}
+		s.state.RestoreSums(sums)
 		return s.state.Check()
 	})
 }
@@ -567,6 +571,57 @@ func (s *Store) Summary() Summary {
 		sum.Accounts = append(sum.Accounts, AccountEntry{id, s.state.Account(id)})
 	}
 	return sum
+}
+
+// Digest stands for all settled tasks.
+func (s *Store) Digest() ledger.Digest {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.state.Digest()
+}
+
+// BucketDigests returns the digests of all [ledger.Buckets] buckets of settled tasks, taken at one moment.
+func (s *Store) BucketDigests() []ledger.Digest {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	digests := make([]ledger.Digest, ledger.Buckets)
+	for i := range digests {
+		digests[i] = s.state.BucketDigest(i)
+	}
+	return digests
+}
+
+// BucketTask is a settled task with the hash of its outcome.
+type BucketTask struct {
+	Task    ledger.TaskID
+	Outcome crypto.Hash
+}
+
+// BucketTasks returns up to n settled tasks of a bucket above one, ascending by id; those above the zero
+// id are all. It reads what is on disk: Flush waits for the rest.
+func (s *Store) BucketTasks(bucket int, after ledger.TaskID, n int) (tasks []BucketTask, err error) {
+	err = s.view(func(txn *badger.Txn) error {
+		o := badger.DefaultIteratorOptions
+		o.Prefix = []byte{prefixTask, byte(bucket)}
+		it := txn.NewIterator(o)
+		defer it.Close()
+		start := after
+		if ledger.BucketOf(after) < bucket {
+			start = ledger.TaskID{byte(bucket)}
+		}
+		for it.Seek(taskKey(start)); it.Valid() && len(tasks) < n; it.Next() {
+			v, err := it.Item().ValueCopy(nil)
+			if err != nil {
+				return err
+			}
+			t := BucketTask{ledger.TaskID(it.Item().Key()[1:]), crypto.Hash(v[:32])}
+			if t.Task != after {
+				tasks = append(tasks, t)
+			}
+		}
+		return nil
+	})
+	return tasks, err
 }
 
 // Receipt returns the receipt of a settled task, or ErrNotFound. A receipt is there a few
