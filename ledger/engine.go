@@ -50,8 +50,9 @@ type Engine struct {
 
 // headers remembers the latest bundle headers of a validator.
 type headers struct {
-	bySeq map[uint64]crypto.Hash
-	order []uint64 // as they came, at most maxRecent
+	bySeq   map[uint64]crypto.Hash
+	order   []uint64 // as they came, at most maxRecent
+	highest *Signed[BundleHeader]
 }
 
 // add reports false if another header with this sequence number is known.
@@ -222,6 +223,9 @@ func (e *Engine) Receive(v Verified) {
 		return
 	}
 	if e.host.IsSettled(v.task) {
+		if m, late := v.message.(*RoundChange); late {
+			e.host.SendReceipt(int(m.validator()), v.task)
+		}
 		return
 	}
 	switch m := v.message.(type) {
@@ -357,19 +361,37 @@ func (e *Engine) resend(t *task) {
 	e.host.Send(Everyone, &Query{t.id})
 }
 
-// Query answers a validator that is behind with the certificates that are held of a task.
-// A settled task's receipt is the host's to find: Query reports true for it.
-func (e *Engine) Query(from int, id TaskID) (settled bool) {
+// Query answers a validator that is behind with the certificates that are held of a task. It reports
+// false if there are none.
+func (e *Engine) Query(from int, id TaskID) (known bool) {
 	if e.host.IsSettled(id) {
+		e.host.SendReceipt(from, id)
 		return true
 	}
-	if t, ok := e.tasks[id]; ok && t.locked {
-		e.host.Send(from, &LockCert{*t.order, t.lock})
-		if t.sealed != nil {
-			e.host.Send(from, t.sealed)
-		}
+	t, ok := e.tasks[id]
+	if !ok || !t.locked {
+		return false
 	}
-	return false
+	e.host.Send(from, &LockCert{*t.order, t.lock})
+	if t.sealed != nil {
+		e.host.Send(from, t.sealed)
+	}
+	return true
+}
+
+// Mark tells another validator, whose link has come up, how much is known here of what it signed. If
+// it forgot some of that, it must not sign any more.
+func (e *Engine) Mark(to int) {
+	e.host.Send(to, &Mark{uint16(to), e.recent[to].highest})
+}
+
+// RestoreHeader puts back the highest bundle header that was seen of a validator.
+func (e *Engine) RestoreHeader(h *Signed[BundleHeader]) { e.recent[h.Statement.Validator].see(h) }
+
+func (h *headers) see(s *Signed[BundleHeader]) {
+	if h.highest == nil || s.Statement.Seq > h.highest.Statement.Seq {
+		h.highest = s
+	}
 }
 
 // Orders and locks
@@ -696,6 +718,7 @@ func (e *Engine) onBundle(u *Bundle) {
 		e.evidence(TaskID{}, fmt.Sprintf("validator %d signed two bundles with number %d", h.Validator, h.Seq))
 		return
 	}
+	e.recent[h.Validator].see(&u.Header)
 	seen := map[TaskID]bool{}
 	for _, l := range u.Leaves {
 		if seen[l.Task] || e.host.IsSettled(l.Task) {

@@ -20,6 +20,8 @@ type Host interface {
 	Publish(Message)
 	// Send sends a message over the direct streams, to one validator or with Everyone to all others.
 	Send(to int, m Message)
+	// SendReceipt sends the receipt of a settled task to a validator.
+	SendReceipt(to int, task TaskID)
 	// Fetch asks any peers for the receipt of a task that should be settled by now, and hands it to
 	// Engine.Receive.
 	Fetch(TaskID)

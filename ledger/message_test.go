@@ -89,7 +89,7 @@ func samples(t testing.TB) (*swarm, []Message) {
 		new(Sign(s.domain, s.workers[1], Decline{id, s.workers[1].Public(), "no passage to extract from"})),
 		new(Sign(s.domain, s.keys[1], CommitScores(s.domain, id, 1, ids, opening))),
 		new(Sign(s.domain, s.keys[1], Reveal{id, 1, opening})),
-		&LockCert{r.Order, r.Lock}, &r.Seal, r, &bundle, &Query{id},
+		&LockCert{r.Order, r.Lock}, &r.Seal, r, &bundle, &Query{id}, &Mark{2, &bundle.Header},
 	}
 }
 

@@ -153,13 +153,7 @@ func (s *swarm) send(from, to int, topic Topic, m Message) {
 			return
 		}
 		if q, ok := got.(*Query); ok {
-			if p.engine.Query(from, q.Task) {
-				for _, r := range p.receipts {
-					if r.Task() == q.Task {
-						p.Send(from, r)
-					}
-				}
-			}
+			p.engine.Query(from, q.Task)
 			return
 		}
 		p.engine.Receive(v)
@@ -199,6 +193,14 @@ func (p *peer) Send(to int, m Message) {
 	for i := range p.swarm.genesis.Validators {
 		if i != p.index && (to == Everyone || to == i) {
 			p.swarm.send(p.index, i, TopicVotes, m)
+		}
+	}
+}
+
+func (p *peer) SendReceipt(to int, id TaskID) {
+	for _, r := range p.receipts {
+		if r.Task() == id {
+			p.Send(to, r)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -9,7 +10,7 @@ import (
 
 // Message is what peers send each other: one of *OrderMessage, *Signed[AnswerCommit],
 // *AnswerMessage, *Signed[Decline], *Signed[ScoreCommit], *Signed[Reveal], *LockCert, *SealCert,
-// *Receipt, *Bundle, *RoundChange, *Proposal and *Query; *Value and *Prepared are in vote logs alone.
+// *Receipt, *Bundle, *RoundChange, *Proposal, *Query and *Mark; *Value and *Prepared are in vote logs alone.
 type Message interface{ append(b []byte) []byte }
 
 // OrderMessage is an order on its way, with its prompt unless that is longer than MaxInline.
@@ -37,6 +38,29 @@ func (m *AnswerMessage) append(b []byte) []byte {
 type Query struct{ Task TaskID }
 
 func (q *Query) append(b []byte) []byte { return append(b, q.Task[:]...) }
+
+// Mark tells a validator what the sender saw of its bundles. It needs no signature of the sender: the
+// validator's own proves it.
+type Mark struct {
+	Validator uint16                // whose bundles
+	Header    *Signed[BundleHeader] // the highest that was seen, nil if none was
+}
+
+func (m *Mark) append(b []byte) []byte {
+	b = append(binary.BigEndian.AppendUint16(b, m.Validator), boolByte(m.Header != nil))
+	if m.Header != nil {
+		b = m.Header.append(b)
+	}
+	return b
+}
+
+func readMark(r *crypto.Reader) *Mark {
+	m := &Mark{Validator: r.Uint16()}
+	if readBool(r) {
+		m.Header = new(readSigned[BundleHeader](r))
+	}
+	return m
+}
 
 // Bounds of messages in bytes. The largest that is gossiped is a receipt of 64 members with 16 answers
 // each, the largest on streams a proposal, which holds a quorum of round changes.
@@ -75,6 +99,7 @@ const (
 	typeProposal
 	typeValue
 	typePrepared
+	typeMark
 )
 
 // topicOf returns the topic of a message type, "" if there is no such type.
@@ -88,7 +113,7 @@ func topicOf(typ byte) Topic {
 		return TopicScore
 	case typeLockCert, typeSealCert, typeReceipt:
 		return TopicCert
-	case typeBundle, typeQuery, typeRoundChange, typeProposal, typeValue, typePrepared:
+	case typeBundle, typeQuery, typeRoundChange, typeProposal, typeValue, typePrepared, typeMark:
 		return TopicVotes
 	}
 	return ""
@@ -128,6 +153,8 @@ func Encode(m Message) (Topic, []byte) {
 		typ = typeValue
 	case *Prepared:
 		typ = typePrepared
+	case *Mark:
+		typ = typeMark
 	default:
 		panic(fmt.Sprintf("ledger: no message: %T", m))
 	}
@@ -182,6 +209,8 @@ func Decode(topic Topic, data []byte) (Message, error) {
 		m = readValue(r)
 	case typePrepared:
 		m = readPrepared(r)
+	case typeMark:
+		m = readMark(r)
 	}
 	if err := r.End(); err != nil {
 		return nil, malformed("%T: %w", m, err)
@@ -334,6 +363,8 @@ func (v *Verifier) verify(m Message) error {
 		return v.roundChange(m)
 	case *Proposal:
 		return v.proposal(m)
+	case *Mark:
+		return v.mark(m)
 	case *Query:
 		return nil
 	}
@@ -345,6 +376,16 @@ func checkInline(text []byte, want crypto.Hash) error {
 		return malformed("text does not have the hash that stands for it")
 	}
 	return nil
+}
+
+func (v *Verifier) mark(m *Mark) error {
+	if m.Header == nil {
+		return nil
+	}
+	if m.Header.Statement.Validator != m.Validator {
+		return malformed("mark of validator %d with a bundle of validator %d", m.Validator, m.Header.Statement.Validator)
+	}
+	return verifySigned(v, *m.Header)
 }
 
 func (v *Verifier) bundle(u *Bundle) error {

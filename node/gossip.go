@@ -63,6 +63,7 @@ func (n *Node) join() error {
 			default:
 				close(n.linked[to])
 			}
+			n.loop.do(func(e *ledger.Engine) { e.Mark(n.genesis.ValidatorByPeer(to.String())) })
 		},
 	})
 	if err != nil {

@@ -13,29 +13,20 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/ledger/votelog"
 )
 
 // loop owns the engine: one goroutine gives it events one after another and then carries out what it
-// decided. It is the engine's ledger.Host.
+// decided. It is the engine's ledger.Host, together with the outbox.
 type loop struct {
+	*votelog.Outbox
 	node   *Node
 	engine *ledger.Engine
 	events chan func(*ledger.Engine)
 	known  known
 	asked  *lru.Cache[ledger.TaskID, time.Time] // when another validator was last asked about a task
-
-	log      *votelog.Log // nil on a node that is no validator
-	seq      uint64       // of the next bundle
-	previous crypto.Hash
-
-	// what the engine decided since the last flush
-	leaves   []ledger.Leaf
-	logged   []func(*votelog.Log) // what to log before the bundle
-	outgoing []func()             // what to do once the log is synced
 
 	watchMu  sync.Mutex
 	watchers map[ledger.TaskID][]chan Event
@@ -60,28 +51,16 @@ func newLoop(n *Node) (*loop, error) {
 		events: make(chan func(*ledger.Engine), eventQueue), publish: make(chan ledger.Message, publishQueue),
 	}
 	l.engine = ledger.NewEngine(n.genesis, n.self, l)
-	if n.self < 0 {
-		return l, nil
+	c := votelog.Config{Genesis: n.genesis, Verifier: n.verifier, Engine: l.engine, Self: n.self, Key: n.identity.Consensus}
+	if n.self >= 0 {
+		if c.Disk, err = votelog.Dir(filepath.Join(n.cfg.dir, "votes")); err != nil {
+			return nil, err
+		}
 	}
-	l.log, err = votelog.Open(filepath.Join(n.cfg.dir, "votes.log"), votelog.Replayer{
-		Message: l.engine.Restore,
-		Bundle: func(u *ledger.Bundle) {
-			h := u.Header.Statement
-			l.seq, l.previous = h.Seq+1, h.Hash(n.domain)
-			for _, leaf := range u.Leaves {
-				l.engine.RestoreVote(leaf)
-			}
-		},
-		Opening: l.engine.RestoreOpening,
-	})
-	return l, err
-}
-
-func (l *loop) close() error {
-	if l.log == nil {
-		return nil
+	if l.Outbox, err = votelog.NewOutbox(c); err != nil {
+		return nil, err
 	}
-	return l.log.Close()
+	return l, nil
 }
 
 // do has the loop run f on the engine. It gives up when the node closes.
@@ -94,20 +73,28 @@ func (l *loop) do(f func(*ledger.Engine)) {
 
 // receive hands a verified message to the engine.
 func (l *loop) receive(from peer.ID, v ledger.Verified) {
-	q, ok := v.Message().(*ledger.Query)
-	if !ok {
-		l.do(func(e *ledger.Engine) { e.Receive(v) })
-		return
-	}
-	if validator := l.node.genesis.ValidatorByPeer(from.String()); validator >= 0 {
+	validator := l.node.genesis.ValidatorByPeer(from.String())
+	switch m := v.Message().(type) {
+	case *ledger.Query:
+		if validator < 0 {
+			return
+		}
 		l.do(func(e *ledger.Engine) {
-			switch {
-			case e.Query(validator, q.Task):
-				l.outgoing = append(l.outgoing, func() { l.sendReceipt(validator, q.Task) })
-			case !l.node.store.IsLocked(q.Task):
-				l.askBack(validator, q)
+			if !e.Query(validator, m.Task) {
+				l.askBack(validator, m)
 			}
 		})
+	case *ledger.Mark:
+		if validator < 0 {
+			return
+		}
+		l.do(func(*ledger.Engine) {
+			if err := l.Mark(validator, m); err != nil {
+				l.node.log.Error("this validator does not sign", "error", err)
+			}
+		})
+	default:
+		l.do(func(e *ledger.Engine) { e.Receive(v) })
 	}
 }
 
@@ -119,13 +106,14 @@ func (l *loop) askBack(validator int, q *ledger.Query) {
 		return
 	}
 	l.asked.Add(q.Task, time.Now())
-	l.outgoing = append(l.outgoing, func() { l.send(validator, q) })
+	l.Send(validator, q)
 }
 
-func (l *loop) sendReceipt(to int, task ledger.TaskID) {
+// SendReceipt implements ledger.Host.
+func (l *loop) SendReceipt(to int, task ledger.TaskID) {
 	r, err := l.node.store.Receipt(task)
 	if err == nil {
-		l.send(to, r)
+		l.Send(to, r)
 	} else if !errors.Is(err, store.ErrNotFound) { // it may just not be on disk yet: the peer asks again
 		l.node.log.Warn("receipt not read", "task", task.Short(), "error", err)
 	}
@@ -149,55 +137,22 @@ func (l *loop) run() {
 			}
 			break
 		}
-		if err := l.flush(); err != nil {
+		if err := l.Flush(wire{l}); err != nil {
 			l.node.fail(err)
 			return
 		}
 	}
 }
 
-// flush carries out what the engine decided: first it logs and syncs what the validator is about to
-// sign, and only then does anything leave (I5). Own bundles go back to the engine, which may decide
-// more.
-func (l *loop) flush() error {
-	for len(l.leaves) > 0 || len(l.logged) > 0 || len(l.outgoing) > 0 {
-		leaves, logged, outgoing := l.leaves, l.logged, l.outgoing
-		l.leaves, l.logged, l.outgoing = nil, nil, nil
-		var bundles []*ledger.Bundle
-		for part := range slices.Chunk(leaves, ledger.MaxBundleLeaves) {
-			u := ledger.NewBundle(uint16(l.node.self), l.seq, l.previous, part)
-			u.Sign(l.node.domain, l.node.identity.Consensus)
-			l.seq, l.previous = l.seq+1, u.Header.Statement.Hash(l.node.domain)
-			bundles = append(bundles, &u)
-			logged = append(logged, func(v *votelog.Log) { v.Bundle(&u) })
-		}
-		if l.log != nil {
-			for _, f := range logged {
-				f(l.log)
-			}
-			if err := l.log.Sync(); err != nil {
-				return err
-			}
-		}
-		for _, u := range bundles {
-			l.send(ledger.Everyone, u)
-		}
-		for _, f := range outgoing {
-			f()
-		}
-		for _, u := range bundles {
-			v, err := l.node.verifier.Verify(u)
-			if err != nil {
-				return fmt.Errorf("own bundle: %w", err)
-			}
-			l.engine.Receive(v)
-		}
-	}
-	return nil
-}
+// wire is the network as the outbox needs it.
+type wire struct{ *loop }
 
-// send sends a message over the links.
-func (l *loop) send(to int, m ledger.Message) {
+// Gossip implements votelog.Network.
+func (w wire) Gossip(m ledger.Message) { w.gossip(m) }
+
+// Send implements votelog.Network, over the links.
+func (w wire) Send(to int, m ledger.Message) {
+	l := w.loop
 	_, data := ledger.Encode(m)
 	for i, v := range l.node.genesis.Validators {
 		if i == l.node.self || to != ledger.Everyone && to != i {
@@ -237,35 +192,6 @@ func (l *loop) gossip(m ledger.Message) {
 }
 
 // The engine's host.
-
-// Log implements ledger.Host.
-func (l *loop) Log(m ledger.Message) {
-	if l.log != nil {
-		l.logged = append(l.logged, func(v *votelog.Log) { v.Message(m) })
-	}
-}
-
-// Vote implements ledger.Host.
-func (l *loop) Vote(leaf ledger.Leaf) { l.leaves = append(l.leaves, leaf) }
-
-// CommitScores implements ledger.Host.
-func (l *loop) CommitScores(c ledger.ScoreCommit, o ledger.Opening) {
-	l.logged = append(l.logged, func(v *votelog.Log) { v.Opening(c, o) })
-	l.outgoing = append(l.outgoing, func() { l.gossip(new(ledger.Sign(l.node.domain, l.node.identity.Consensus, c))) })
-}
-
-// Reveal implements ledger.Host.
-func (l *loop) Reveal(r ledger.Reveal) {
-	l.outgoing = append(l.outgoing, func() { l.gossip(new(ledger.Sign(l.node.domain, l.node.identity.Consensus, r))) })
-}
-
-// Publish implements ledger.Host.
-func (l *loop) Publish(m ledger.Message) { l.outgoing = append(l.outgoing, func() { l.gossip(m) }) }
-
-// Send implements ledger.Host.
-func (l *loop) Send(to int, m ledger.Message) {
-	l.outgoing = append(l.outgoing, func() { l.send(to, m) })
-}
 
 // SetTimer implements ledger.Host.
 func (l *loop) SetTimer(t ledger.Timer, d time.Duration) {

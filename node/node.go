@@ -324,7 +324,7 @@ func (n *Node) Close() error {
 		}
 		n.tasks.Wait()
 		if n.loop != nil {
-			errs = append(errs, n.loop.close())
+			errs = append(errs, n.loop.Close())
 		}
 		errs = append(errs, n.store.Close())
 		n.closeErr = errors.Join(errs...)

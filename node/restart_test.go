@@ -59,7 +59,11 @@ func TestRestartedPeersFindTheirLedgerAndGoOn(t *testing.T) {
 // bundles reads the vote log of a validator that is stopped.
 func (m *member) bundles(t testing.TB) (list []*ledger.Bundle) {
 	t.Helper()
-	log, err := votelog.Open(filepath.Join(m.dir, "votes.log"), votelog.Replayer{
+	disk, err := votelog.Dir(filepath.Join(m.dir, "votes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := votelog.Open(disk, votelog.Replayer{
 		Message: func(ledger.Message) {},
 		Bundle:  func(u *ledger.Bundle) { list = append(list, u) },
 		Opening: func(ledger.ScoreCommit, ledger.Opening) {},

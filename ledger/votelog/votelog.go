@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
 
 	"github.com/poqmesh/poq/ledger"
 )
@@ -31,36 +30,44 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // votes may be missing.
 var ErrCorrupt = errors.New("vote log is damaged; this validator must not sign with it: restart it with a new consensus key, in a later epoch")
 
+// fileName is the log within its directory.
+const fileName = "votes.log"
+
 // Log is an open vote log. It is not safe for concurrent use.
 type Log struct {
-	file   *os.File
+	file   File
+	end    int64  // of what is in the file
 	buf    []byte // appended, not yet synced
 	failed error
 }
 
-// Replayer takes back what was logged, in the order in which it was. *ledger.Engine has the methods.
+// Replayer takes back what was logged, in the order in which it was.
 type Replayer struct {
-	Message func(ledger.Message) // *ledger.OrderMessage, *ledger.SealCert
+	Message func(ledger.Message)
 	Bundle  func(*ledger.Bundle)
 	Opening func(ledger.ScoreCommit, ledger.Opening)
 }
 
-// Open opens the log in a file, makes it if there is none, and replays it. A torn last record, which
+// Open opens the log on a disk, makes it if there is none, and replays it. A torn last record, which
 // a crash leaves, is cut off: it was never synced, so nothing of it was sent.
-func Open(path string, r Replayer) (*Log, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+func Open(d Disk, r Replayer) (*Log, error) {
+	f, err := d.Open(fileName)
 	if err != nil {
 		return nil, fmt.Errorf("opening the vote log: %w", err)
 	}
 	l := &Log{file: f}
-	if err := l.replay(r); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
+	if err := errors.Join(l.replay(r), d.Sync()); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", fileName, err), f.Close())
 	}
 	return l, nil
 }
 
 func (l *Log) replay(r Replayer) error {
-	in := bufio.NewReaderSize(l.file, 1<<16)
+	size, err := l.file.Size()
+	if err != nil {
+		return fmt.Errorf("vote log: %w", err)
+	}
+	in := bufio.NewReaderSize(io.NewSectionReader(l.file, 0, size), 1<<16)
 	end := int64(0)
 	for {
 		typ, payload, err := readRecord(in)
@@ -81,9 +88,7 @@ func (l *Log) replay(r Replayer) error {
 	if err := l.file.Truncate(end); err != nil {
 		return fmt.Errorf("cutting a torn record off the vote log: %w", err)
 	}
-	if _, err := l.file.Seek(end, io.SeekStart); err != nil {
-		return fmt.Errorf("vote log: %w", err)
-	}
+	l.end = end
 	return nil
 }
 
@@ -173,9 +178,11 @@ func (l *Log) Sync() error {
 	if l.failed != nil || len(l.buf) == 0 {
 		return l.failed
 	}
-	if _, err := l.file.Write(l.buf); err != nil {
+	n, err := l.file.WriteAt(l.buf, l.end)
+	l.end += int64(n)
+	if err != nil {
 		l.failed = fmt.Errorf("appending to the vote log: %w", err)
-	} else if err := datasync(l.file); err != nil {
+	} else if err := l.file.Sync(); err != nil {
 		l.failed = fmt.Errorf("syncing the vote log: %w", err)
 	}
 	l.buf = l.buf[:0]

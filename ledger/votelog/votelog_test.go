@@ -26,6 +26,14 @@ func (r *recorder) replayer() Replayer {
 	}
 }
 
+func disk(path string) Disk {
+	d, err := Dir(path)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}
+
 func bundle(seq uint64) *ledger.Bundle {
 	u := ledger.NewBundle(1, seq, crypto.Hash{}, []ledger.Leaf{{Kind: ledger.FastCommit, Stage: ledger.StageSettle}})
 	return &u
@@ -34,7 +42,7 @@ func bundle(seq uint64) *ledger.Bundle {
 // fill writes a log of bundles and returns the file's bytes after each.
 func fill(t *testing.T, path string, bundles int) (sizes []int64) {
 	t.Helper()
-	l, err := Open(path, (&recorder{}).replayer())
+	l, err := Open(disk(filepath.Dir(path)), (&recorder{}).replayer())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +65,7 @@ func fill(t *testing.T, path string, bundles int) (sizes []int64) {
 
 func TestLogReplaysWhatWasSyncedInOrder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "votes.log")
-	l, err := Open(path, (&recorder{}).replayer())
+	l, err := Open(disk(filepath.Dir(path)), (&recorder{}).replayer())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +78,7 @@ func TestLogReplaysWhatWasSyncedInOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	var r recorder
-	l, err = Open(path, r.replayer())
+	l, err = Open(disk(filepath.Dir(path)), r.replayer())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +106,7 @@ func TestTornTailIsCutAndTheLogGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		var r recorder
-		l, err := Open(path, r.replayer())
+		l, err := Open(disk(filepath.Dir(path)), r.replayer())
 		if err != nil {
 			t.Fatalf("cut at %d: %v", cut, err)
 		}
@@ -110,7 +118,7 @@ func TestTornTailIsCutAndTheLogGoesOn(t *testing.T) {
 			t.Fatalf("cut at %d: replayed %v", cut, r.seen)
 		}
 		r = recorder{}
-		l, err = Open(path, r.replayer())
+		l, err = Open(disk(filepath.Dir(path)), r.replayer())
 		if err != nil || len(r.seen) != 3 || r.seen[2] != "bundle 7" {
 			t.Fatalf("cut at %d: after going on %v, %v", cut, r.seen, err)
 		}
@@ -131,7 +139,7 @@ func TestDamageBeforeTheEndStopsTheValidator(t *testing.T) {
 		if err := os.WriteFile(path, broken, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if l, err := Open(path, (&recorder{}).replayer()); !errors.Is(err, ErrCorrupt) {
+		if l, err := Open(disk(filepath.Dir(path)), (&recorder{}).replayer()); !errors.Is(err, ErrCorrupt) {
 			if err == nil {
 				l.Close()
 			}
@@ -144,7 +152,7 @@ func TestDamageBeforeTheEndStopsTheValidator(t *testing.T) {
 }
 
 func TestLogThatFailedRefusesEverything(t *testing.T) {
-	l, err := Open(filepath.Join(t.TempDir(), "votes.log"), (&recorder{}).replayer())
+	l, err := Open(disk(t.TempDir()), (&recorder{}).replayer())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,14 +182,14 @@ func FuzzOpen(f *testing.F) {
 			t.Fatal(err)
 		}
 		var first, second recorder
-		l, err := Open(path, first.replayer())
+		l, err := Open(disk(filepath.Dir(path)), first.replayer())
 		if err != nil {
 			return
 		}
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		l, err = Open(path, second.replayer())
+		l, err = Open(disk(filepath.Dir(path)), second.replayer())
 		if err != nil || !reflect.DeepEqual(first, second) {
 			t.Fatalf("first %v, then %v, %v", first, second, err)
 		}
@@ -190,7 +198,7 @@ func FuzzOpen(f *testing.F) {
 }
 
 func BenchmarkSync(b *testing.B) {
-	l, err := Open(filepath.Join(b.TempDir(), "votes.log"), (&recorder{}).replayer())
+	l, err := Open(disk(b.TempDir()), (&recorder{}).replayer())
 	if err != nil {
 		b.Fatal(err)
 	}
