@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 
 	"github.com/poqmesh/poq/crypto"
@@ -98,9 +99,24 @@ func (o Opening) commitment(d crypto.Domain, c ScoreCommit) crypto.Hash {
 	return d.Hash(kindScoreOpening, o.append(c.append(nil)))
 }
 
-// Opens reports whether o is the secret behind c (I12).
-func (o Opening) Opens(d crypto.Domain, c ScoreCommit) bool {
-	return len(o.Scores) == len(c.Answers) && o.commitment(d, c) == c.Commitment
+// Opens reports whether o is the secret behind c (I12), and one that counts: with a score of at most
+// MaxScore for each answer. A member that committed to anything else can't open its commitment.
+func (o Opening) Opens(d crypto.Domain, c ScoreCommit) bool { return o.opens(d, c) == nil }
+
+// opens says why o does not open c.
+func (o Opening) opens(d crypto.Domain, c ScoreCommit) error {
+	if len(o.Scores) != len(c.Answers) {
+		return fmt.Errorf("reveal of member %d has %d scores of %d answers", c.Member, len(o.Scores), len(c.Answers))
+	}
+	for _, s := range o.Scores {
+		if s > MaxScore {
+			return fmt.Errorf("reveal of member %d has the score %d, the best is %d", c.Member, s, MaxScore)
+		}
+	}
+	if o.commitment(d, c) != c.Commitment {
+		return fmt.Errorf("reveal of member %d does not open its commitment", c.Member)
+	}
+	return nil
 }
 
 // Reveal opens a ScoreCommit. It leaves an honest node only after the SealCert (I13).

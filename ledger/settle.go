@@ -88,8 +88,8 @@ func (o Outcome) append(b []byte) []byte {
 }
 
 // maxRanking bounds the eligible answers: k members name at most k·MaxAnswers answers, and each
-// eligible one takes 2b+1 > k/2 of them.
-const maxRanking = 2 * MaxAnswers
+// eligible one takes 2b+1 of them. That is most at k = 3, where b = 0.
+const maxRanking = 3 * MaxAnswers
 
 // maxCredits bounds the accounts paid: workers, validators, payer, and what is burned.
 const maxCredits = maxRanking + MaxValidators + 2

@@ -292,7 +292,12 @@ func TestSettleKeepsItsInvariantsOnRandomInput(t *testing.T) {
 
 func FuzzSettle(f *testing.F) {
 	f.Add(uint64(1), uint64(2))
-	f.Fuzz(func(t *testing.T, seed, shuffle uint64) { checkSettle(t, randomCase(seed), shuffle) })
+	f.Fuzz(func(t *testing.T, seed, shuffle uint64) {
+		checkSettle(t, randomCase(seed), shuffle)
+		c := anyCase(rand.New(rand.NewPCG(seed, shuffle)))
+		checkSettle(t, c, shuffle)
+		checkAgainstNaive(t, c)
+	})
 }
 
 func BenchmarkSettle(b *testing.B) {
@@ -301,5 +306,24 @@ func BenchmarkSettle(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		Settle(c.genesis, d, c.task, c.order, c.seal, c.reveals)
+	}
+}
+
+// A committee of three bears no fault, so one score makes an answer eligible, and each may name others.
+func TestThreeValidatorsThatNameOtherAnswersEachAreEncoded(t *testing.T) {
+	var scores [][]int
+	var texts []string
+	for i := range 3 {
+		row := slices.Repeat([]int{unseen}, 3*MaxAnswers)
+		for j := range MaxAnswers {
+			row[i*MaxAnswers+j] = 9000 - j
+			texts = append(texts, fmt.Sprint(i, j))
+		}
+		scores = append(scores, row)
+	}
+	c := newCase(scores, texts, Credit, nil, nil)
+	checkSettle(t, c, 1)
+	if n := len(c.derive().Outcome.Ranking); n != 3*MaxAnswers {
+		t.Errorf("%d answers ranked", n)
 	}
 }

@@ -78,7 +78,7 @@ func (l Leaf) check() error {
 	case FastCommit:
 		ok = l.Stage == StageSettle && l.Round == 0
 	case Prepare, Commit:
-		ok = l.Stage == StageSeal || l.Stage == StageSettle
+		ok = l.Stage == StageSeal || l.Stage == StageSettle && l.Round > 0
 	case NewRound, Propose:
 		ok = (l.Stage == StageSeal || l.Stage == StageSettle) && l.Round > 0
 	}
