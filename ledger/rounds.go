@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -321,7 +322,7 @@ func unionCommits(j []*RoundChange) (s SealValue) {
 	for _, m := range j {
 		for _, c := range m.Commits {
 			member := c.Statement.Member
-			if known, ok := commits[member]; ok && known.Statement.Commitment != c.Statement.Commitment {
+			if known, ok := commits[member]; ok && !bytes.Equal(known.Statement.append(nil), c.Statement.append(nil)) {
 				twice[member] = true
 			} else if !ok {
 				commits[member] = c
