@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/poqmesh/poq/crypto"
-	"github.com/poqmesh/poq/ledger/internal/naive"
+	plain "github.com/poqmesh/poq/ledger/internal/naive"
 )
 
 // testKeys remembers keys, which take longer to make than to use.
@@ -106,9 +106,9 @@ func anyCase(r *rand.Rand) *settleCase {
 }
 
 // naive returns the case as the second implementation reads it.
-func (c *settleCase) naive(t *testing.T) (*naive.Genesis, naive.Order, []naive.Commitment, []naive.Reveal) {
+func (c *settleCase) naive(t *testing.T) (*plain.Genesis, plain.Order, []plain.Commitment, []plain.Reveal) {
 	t.Helper()
-	g, err := naive.ParseGenesis(c.genesis.Encode())
+	g, err := plain.ParseGenesis(c.genesis.Encode())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,17 +116,17 @@ func (c *settleCase) naive(t *testing.T) (*naive.Genesis, naive.Order, []naive.C
 	if err != nil {
 		t.Fatal(err)
 	}
-	var s []naive.Commitment
+	var s []plain.Commitment
 	for _, m := range c.seal {
-		n := naive.Commitment{Member: int(m.Statement.Member), Hash: string(m.Statement.Commitment[:])}
+		n := plain.Commitment{Member: int(m.Statement.Member), Hash: string(m.Statement.Commitment[:])}
 		for _, a := range m.Statement.Answers {
 			n.Answers = append(n.Answers, string(a.append(nil)))
 		}
 		s = append(s, n)
 	}
-	var reveals []naive.Reveal
+	var reveals []plain.Reveal
 	for _, r := range c.reveals {
-		v := naive.Reveal{Member: int(r.Member), Salt: string(r.Opening.Salt[:])}
+		v := plain.Reveal{Member: int(r.Member), Salt: string(r.Opening.Salt[:])}
 		for _, x := range r.Opening.Scores {
 			v.Scores = append(v.Scores, int(x))
 		}
@@ -339,7 +339,7 @@ func (c *settleCase) damage(r *rand.Rand, rc *Receipt) {
 // judge gives both implementations' opinion on the bytes of a receipt.
 func (c *settleCase) judge(t *testing.T, data []byte) (real, naively error) {
 	t.Helper()
-	g, err := naive.ParseGenesis(c.genesis.Encode())
+	g, err := plain.ParseGenesis(c.genesis.Encode())
 	if err != nil {
 		t.Fatal(err)
 	}
