@@ -87,7 +87,8 @@ func (s *State) RestoreEscrow(task TaskID, e Escrow) {
 // RestoreSettled puts back that a task was settled, but for the digest: see RestoreSums.
 func (s *State) RestoreSettled(task TaskID, outcome crypto.Hash) { s.settled[task] = outcome }
 
-// RestoreSums puts back the sums over all settled tasks. The state goes on with them.
+// RestoreSums puts back the sums over all settled tasks. The state goes on with them: they are not to be
+// changed by anybody else.
 func (s *State) RestoreSums(sums *Sums) { s.sums = sums }
 
 func (s *State) set(id AccountID, a Account) {
@@ -133,9 +134,6 @@ func (s *State) Digest() Digest { return s.sums.Digest() }
 
 // BucketDigest stands for the settled tasks of a bucket, 0 to Buckets-1.
 func (s *State) BucketDigest(i int) Digest { return s.sums.BucketDigest(i) }
-
-// Sums returns the sums behind the digests, which must not be changed.
-func (s *State) Sums() *Sums { return s.sums }
 
 // LockedAt returns the task for which a payer's nonce was locked.
 func (s *State) LockedAt(payer AccountID, n uint64) (TaskID, bool) {

@@ -127,6 +127,19 @@ func (h BundleHeader) check(*Genesis) error {
 // Hash identifies the header; the next bundle names it.
 func (h BundleHeader) Hash(d crypto.Domain) crypto.Hash { return d.Hash(kindBundle, h.append(nil)) }
 
+// EncodeHeader returns the canonical bytes of a signed header.
+func EncodeHeader(h Signed[BundleHeader]) []byte { return h.append(nil) }
+
+// DecodeHeader reads what [EncodeHeader] wrote. It checks no signature.
+func DecodeHeader(data []byte) (*Signed[BundleHeader], error) {
+	r := crypto.NewReader(data)
+	h := readSigned[BundleHeader](r)
+	if err := r.End(); err != nil {
+		return nil, fmt.Errorf("bundle header: %w", err)
+	}
+	return &h, nil
+}
+
 // Bundle is a signed, hash-chained batch of votes of one validator.
 type Bundle struct {
 	Header Signed[BundleHeader]

@@ -154,13 +154,13 @@ func ledgerVerify(g *globals, f *ledgerFlags) *cobra.Command {
 
 func printVerification(w io.Writer, results []control.PeerVerification) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "LEDGER\tVERIFIED\tTASKS\tOPEN\tACCOUNTS\tSUPPLY\tESCROW\tBURNED\tTIME")
+	fmt.Fprintln(t, "LEDGER\tVERIFIED\tTASKS\tOPEN\tACCOUNTS\tSUPPLY\tESCROW\tBURNED\tDIGEST\tTIME")
 	for _, r := range results {
 		if !r.OK {
 			fmt.Fprintf(t, "%s\tFAILED\t%s\n", r.Peer, r.Reason)
 			continue
 		}
-		fmt.Fprintf(t, "%s\tok\t%d\t%d\t%d\t%s\t%s\t%s\t%d ms\n", r.Peer, r.Tasks, r.Open, r.Accounts, formatFee(r.Supply), formatFee(r.Escrow), formatFee(r.Burned), r.ElapsedMS)
+		fmt.Fprintf(t, "%s\tok\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%d ms\n", r.Peer, r.Tasks, r.Open, r.Accounts, formatFee(r.Supply), formatFee(r.Escrow), formatFee(r.Burned), r.Digest.Sum.Short(), r.ElapsedMS)
 	}
 	t.Flush()
 }

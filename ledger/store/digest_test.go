@@ -2,10 +2,220 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
+	"io"
+	"os"
+	"path/filepath"
 	"testing"
 
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 )
+
+// crash returns a copy of a ledger's files as they are, as kill -9 would leave them.
+func crash(t testing.TB, dir string) string {
+	t.Helper()
+	to := t.TempDir()
+	files, err := os.ReadDir(dir)
+	must(t, err)
+	for _, f := range files {
+		if f.Name() == "LOCK" {
+			continue
+		}
+		in, err := os.Open(filepath.Join(dir, f.Name()))
+		must(t, err)
+		out, err := os.Create(filepath.Join(to, f.Name()))
+		must(t, err)
+		_, err = io.Copy(out, in)
+		must(t, err, in.Close(), out.Close())
+	}
+	return to
+}
+
+// counted returns how many tasks the checkpoint on disk counts.
+func counted(t testing.TB, s *Store) (n uint64) {
+	t.Helper()
+	must(t, s.db.View(func(txn *badger.Txn) error {
+		c, err := readCheckpoint(txn, s.genesis)
+		if err == nil {
+			n = c.counted
+		}
+		return err
+	}))
+	return n
+}
+
+func TestDigestSurvivesClosingAndCrashing(t *testing.T) {
+	c, dir := newChain(t), t.TempDir()
+	want := ledger.NewSums(c.domain)
+	s := openStore(t, dir, c.genesis)
+	settle := func(n int) {
+		t.Helper()
+		for range n {
+			_, r := c.next()
+			must(t, s.Settle(r))
+			want.Add(r.Task(), r.Settle.Vote.Value)
+		}
+		must(t, s.Flush())
+	}
+	check := func(when string, count uint64) {
+		t.Helper()
+		if got := s.Digest(); got != want.Digest() {
+			t.Errorf("%s: the digest is %v, want %v", when, got, want.Digest())
+		}
+		if got := counted(t, s); got != count {
+			t.Errorf("%s: the checkpoint counts %d tasks, want %d", when, got, count)
+		}
+		if v, err := s.Verify(); err != nil || v.Digest != want.Digest() {
+			t.Errorf("%s: verified as %+v, %v", when, v, err)
+		}
+	}
+	settle(40)
+	check("at first", 0)
+	must(t, s.Close())
+	s = openStore(t, dir, c.genesis)
+	check("closed", 40)
+	settle(20)
+	s = openStore(t, crash(t, dir), c.genesis)
+	check("crashed", 40)
+	dir = s.dir
+	must(t, s.Close())
+	s = openStore(t, dir, c.genesis)
+	check("closed after the crash", 60)
+}
+
+// unsigned makes a receipt that settles but proves nothing, in no time.
+func (c *chain) unsigned() *ledger.Receipt {
+	o := ledger.Order{Payer: c.payer.Public(), Nonce: c.nonce, Previous: c.last, Fee: 1}
+	task := ledger.OrderID(c.domain, o)
+	c.nonce, c.last = c.nonce+1, task
+	return &ledger.Receipt{
+		Order:   ledger.Signed[ledger.Order]{Statement: o},
+		Outcome: ledger.Outcome{Task: task, Credits: []ledger.CreditAmount{{Account: o.Payer, Amount: 1}}},
+		Settle:  ledger.Certificate{Vote: ledger.Leaf{Kind: ledger.FastCommit, Task: task, Stage: ledger.StageSettle, Value: crypto.Sum(task[:])}},
+	}
+}
+
+func TestSumsAreWrittenNowAndThen(t *testing.T) {
+	c, dir := newChain(t), t.TempDir()
+	s := openStore(t, dir, c.genesis)
+	want := ledger.NewSums(c.domain)
+	for range checkpointEvery + 5 {
+		r := c.unsigned()
+		must(t, s.Settle(r))
+		want.Add(r.Task(), r.Settle.Vote.Value)
+	}
+	must(t, s.Flush())
+	s = openStore(t, crash(t, dir), c.genesis)
+	if n := counted(t, s); n != checkpointEvery || s.Digest() != want.Digest() {
+		t.Errorf("the checkpoint counts %d tasks; the digest is %v, want %v", n, s.Digest(), want.Digest())
+	}
+}
+
+// toFirstLayout takes out of a closed ledger what its first layout did not have.
+func toFirstLayout(t testing.TB, dir string) {
+	t.Helper()
+	db, err := badger.Open(badger.DefaultOptions(dir).WithLogger(nil))
+	must(t, err)
+	must(t, db.DropPrefix([]byte{prefixSums}, []byte{prefixHeader}, []byte{prefixEvidence}, keyCounted))
+	must(t, db.Update(func(txn *badger.Txn) error {
+		return txn.Set(keySchema, binary.BigEndian.AppendUint32(nil, 1))
+	}), db.Close())
+}
+
+func TestLedgerOfTheFirstLayoutIsMigrated(t *testing.T) {
+	c, dir := newChain(t), t.TempDir()
+	s := openStore(t, dir, c.genesis)
+	for range 30 {
+		_, r := c.next()
+		must(t, s.Settle(r))
+	}
+	l, _ := c.next()
+	must(t, s.Lock(l))
+	digest, header := s.Digest(), *s.HighestHeader(1)
+	must(t, s.Close())
+	toFirstLayout(t, dir)
+	check := func(when string, s *Store, counts uint64) {
+		t.Helper()
+		if s.Digest() != digest || s.HighestHeader(1) == nil || *s.HighestHeader(1) != header || s.HighestHeader(3) != nil {
+			t.Errorf("%s: %v, %v; want %v, %v", when, s.Digest(), s.HighestHeader(1), digest, header)
+		}
+		if n := counted(t, s); n != counts {
+			t.Errorf("%s: the checkpoint counts %d tasks, want %d", when, n, counts)
+		}
+		if v, err := s.Verify(); err != nil || v.Digest != digest {
+			t.Errorf("%s: %+v, %v", when, v, err)
+		}
+	}
+	for range 2 { // reading changes nothing
+		ro, err := OpenReadOnly(dir)
+		must(t, err)
+		check("read only", ro, 0)
+		if ro.version != 1 {
+			t.Errorf("read only: layout %d", ro.version)
+		}
+		must(t, ro.Close())
+	}
+	s = openStore(t, dir, c.genesis)
+	killed := crash(t, dir)
+	check("migrated", s, 30)
+	must(t, s.Close())
+	for _, dir := range []string{dir, killed} {
+		s = openStore(t, dir, c.genesis)
+		check("opened again", s, 30)
+		if s.version != schema {
+			t.Errorf("layout %d", s.version)
+		}
+	}
+}
+
+func TestHighestHeadersAreKept(t *testing.T) {
+	c, dir := newChain(t), t.TempDir()
+	s := openStore(t, dir, c.genesis)
+	if s.HighestHeader(0) != nil {
+		t.Error("a header in an empty ledger")
+	}
+	l, _ := c.next()
+	_, late := c.next()
+	_, latest := c.next()
+	check := func(want ledger.Certificate) {
+		t.Helper()
+		for v := range 4 {
+			got := s.HighestHeader(v)
+			if v == 3 { // did not sign
+				if got != nil {
+					t.Errorf("validator 3: %+v", got)
+				}
+			} else if got == nil || *got != want.Proofs[v].Header {
+				t.Errorf("validator %d: %+v, want %+v", v, got, want.Proofs[v].Header)
+			}
+		}
+	}
+	must(t, s.Lock(l))
+	check(l.Votes)
+	must(t, s.Settle(latest))
+	check(latest.Settle)
+	must(t, s.Settle(late)) // older
+	check(latest.Settle)
+	must(t, s.Close())
+	s = openStore(t, dir, c.genesis)
+	check(latest.Settle)
+}
+
+func TestEvidenceIsKept(t *testing.T) {
+	c, dir := newChain(t), t.TempDir()
+	s := openStore(t, dir, c.genesis)
+	for _, id := range []byte{9, 2, 9} {
+		must(t, s.PutEvidence(crypto.Hash{id}, []byte{id, 1}))
+	}
+	must(t, s.Close())
+	s = openStore(t, dir, c.genesis)
+	if got, err := s.Evidence(); err != nil || len(got) != 2 || !bytes.Equal(got[0], []byte{2, 1}) || !bytes.Equal(got[1], []byte{9, 1}) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
 
 func TestBucketsListWhatTheDigestStandsFor(t *testing.T) {
 	c := newChain(t)

@@ -53,17 +53,20 @@ type Store struct {
 	dir     string
 	db      *badger.DB
 	genesis *ledger.Genesis
+	version uint32 // of the layout on disk
 
-	mu      sync.RWMutex
-	state   *ledger.State
-	seq     uint64
-	pending []write
-	changed *sync.Cond // on mu: pending, written, closing or failed changed
-	queued  uint64     // writes ever queued
-	written uint64     // of these, durable
-	urgent  uint64     // somebody waits until so many are written
-	closing bool
-	failed  error
+	mu         sync.RWMutex
+	state      *ledger.State
+	seq        uint64 // number of settled tasks
+	checkpoint *checkpoint
+	headers    map[int]*ledger.Signed[ledger.BundleHeader] // by validator, the highest in a certificate
+	pending    []write
+	changed    *sync.Cond // on mu: pending, written, closing or failed changed
+	queued     uint64     // writes ever queued
+	written    uint64     // of these, durable
+	urgent     uint64     // somebody waits until so many are written
+	closing    bool
+	failed     error
 
 	done chan struct{}
 	fail chan struct{}
@@ -103,7 +106,11 @@ func Open(dir string, g *ledger.Genesis) (*Store, error) {
 	if err := s.begin(g); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
-	if err := s.load(); err != nil {
+	err = s.load()
+	if err == nil && s.version < schema {
+		err = s.migrate()
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("loading the ledger in %s: %w", dir, err), s.db.Close())
 	}
 	go s.apply()
@@ -155,7 +162,7 @@ func open(dir string, readOnly bool) (*Store, error) {
 	case err != nil:
 		return nil, fmt.Errorf("opening the ledger in %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, db: db, done: make(chan struct{}), fail: make(chan struct{})}
+	s := &Store{dir: dir, db: db, headers: map[int]*ledger.Signed[ledger.BundleHeader]{}, done: make(chan struct{}), fail: make(chan struct{})}
 	s.changed = sync.NewCond(&s.mu)
 	return s, nil
 }
@@ -178,7 +185,7 @@ func (s *Store) begin(g *ledger.Genesis) error {
 		if err != nil {
 			return fmt.Errorf("encoding the genesis: %w", err)
 		}
-		s.genesis = g
+		s.genesis, s.version = g, schema
 		var w write
 		w.set(keySchema, binary.BigEndian.AppendUint32(nil, schema))
 		w.set(keyGenesis, data)
@@ -194,8 +201,11 @@ func (s *Store) readGenesis(txn *badger.Txn) (*ledger.Genesis, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(version) != 4 || binary.BigEndian.Uint32(version) > schema {
-		return nil, fmt.Errorf("the ledger has schema %x, this program knows up to %d: use a newer poq", version, schema)
+	if len(version) != 4 {
+		return nil, fmt.Errorf("schema version: %w", crypto.ErrEncoding)
+	}
+	if s.version = binary.BigEndian.Uint32(version); s.version < 1 || s.version > schema {
+		return nil, fmt.Errorf("the ledger in %s has layout %d, this poq knows layouts 1 to %d: use a newer poq", s.dir, s.version, schema)
 	}
 	data, err := value(txn, keyGenesis)
 	if err != nil {
@@ -208,7 +218,7 @@ func (s *Store) readGenesis(txn *badger.Txn) (*ledger.Genesis, error) {
 	return s.genesis, s.genesis.Validate()
 }
 
-// load fills the state from disk.
+// load fills the state from disk. What an older layout lacks is made from the certificates.
 func (s *Store) load() error {
 	s.state = ledger.EmptyState(s.genesis)
 	return s.view(func(txn *badger.Txn) error {
@@ -238,27 +248,55 @@ func (s *Store) load() error {
 			o := l.Order.Statement
 			s.state.RestoreEscrow(l.Votes.Vote.Task, ledger.Escrow{Payer: o.Payer, Fee: o.Fee})
 		}
-		sums := ledger.NewSums(ledger.Domain(s.genesis))
-		for e, err := range scan(txn, prefixTask) {
+		var err error
+		if s.checkpoint, err = readCheckpoint(txn, s.genesis); err != nil {
+			return err
+		}
+		for e, err := range settledTasks(txn) {
 			if err != nil {
 				return err
 			}
-			if len(e.key) != 32 || len(e.value) != 40 {
-				return fmt.Errorf("task %x: %w", e.key, crypto.ErrEncoding)
-			}
-			task, outcome := ledger.TaskID(e.key), crypto.Hash(e.value[:32])
-			s.state.RestoreSettled(task, outcome)
-			sums.Add(task, outcome)
-			s.seq = max(s.seq, binary.BigEndian.Uint64(e.value[32:])+1)
+			s.state.RestoreSettled(e.task, e.outcome)
+			s.checkpoint.add(e)
+			s.seq = max(s.seq, e.seq+1)
 		}
-		s.state.RestoreSums(sums)
+		s.state.RestoreSums(s.checkpoint.sums)
+		if s.version < 2 {
+			err = s.findHeaders(txn)
+		} else {
+			err = s.readHeaders(txn)
+		}
+		if err != nil {
+			return err
+		}
 		return s.state.Check()
 	})
+}
+
+// migrate writes what an older layout lacks, and the version with it: all of it or nothing.
+func (s *Store) migrate() error {
+	var w write
+	s.checkpoint.write(&w, s.seq)
+	for v, h := range s.headers {
+		w.set(headerKey(v), ledger.EncodeHeader(*h))
+	}
+	w.set(keySchema, binary.BigEndian.AppendUint32(nil, schema))
+	if err := s.db.Update(func(txn *badger.Txn) error { return set(txn, w) }); err != nil {
+		return fmt.Errorf("migrating from layout %d to %d: %w", s.version, schema, err)
+	}
+	s.version = schema
+	return nil
 }
 
 // Close writes what is pending and closes the ledger. It may be called twice.
 func (s *Store) Close() error {
 	s.mu.Lock()
+	if !s.closing && s.failed == nil && s.checkpoint.counted < s.seq {
+		var w write
+		s.checkpoint.write(&w, s.seq)
+		s.pending = append(s.pending, w)
+		s.queued++
+	}
 	s.closing = true
 	s.changed.Broadcast()
 	s.mu.Unlock()
@@ -296,6 +334,7 @@ func (s *Store) Lock(l *ledger.LockCert) error {
 		if err != nil || !applied {
 			return err
 		}
+		s.see(w, l.Votes)
 		w.set(openKey(task), l.Encode())
 		w.set(nonceKey(o.Payer, o.Nonce), task[:])
 		w.set(accountKey(o.Payer), encodeAccount(s.state.Account(o.Payer)))
@@ -311,6 +350,7 @@ func (s *Store) Settle(r *ledger.Receipt) error {
 		if err != nil || !applied {
 			return err
 		}
+		s.see(w, r.Settle, r.Seal.Votes, r.Lock)
 		w.set(openKey(task), nil)
 		w.set(nonceKey(o.Payer, o.Nonce), task[:])
 		w.set(receiptKey(task), r.Encode())
@@ -323,6 +363,10 @@ func (s *Store) Settle(r *ledger.Receipt) error {
 			}
 		}
 		s.seq++
+		s.checkpoint.touched[ledger.BucketOf(task)] = true
+		if s.seq-s.checkpoint.counted >= checkpointEvery {
+			s.checkpoint.write(w, s.seq)
+		}
 		return nil
 	})
 }
@@ -573,57 +617,6 @@ func (s *Store) Summary() Summary {
 	return sum
 }
 
-// Digest stands for all settled tasks.
-func (s *Store) Digest() ledger.Digest {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.state.Digest()
-}
-
-// BucketDigests returns the digests of all [ledger.Buckets] buckets of settled tasks, taken at one moment.
-func (s *Store) BucketDigests() []ledger.Digest {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	digests := make([]ledger.Digest, ledger.Buckets)
-	for i := range digests {
-		digests[i] = s.state.BucketDigest(i)
-	}
-	return digests
-}
-
-// BucketTask is a settled task with the hash of its outcome.
-type BucketTask struct {
-	Task    ledger.TaskID
-	Outcome crypto.Hash
-}
-
-// BucketTasks returns up to n settled tasks of a bucket above one, ascending by id; those above the zero
-// id are all. It reads what is on disk: Flush waits for the rest.
-func (s *Store) BucketTasks(bucket int, after ledger.TaskID, n int) (tasks []BucketTask, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		o := badger.DefaultIteratorOptions
-		o.Prefix = []byte{prefixTask, byte(bucket)}
-		it := txn.NewIterator(o)
-		defer it.Close()
-		start := after
-		if ledger.BucketOf(after) < bucket {
-			start = ledger.TaskID{byte(bucket)}
-		}
-		for it.Seek(taskKey(start)); it.Valid() && len(tasks) < n; it.Next() {
-			v, err := it.Item().ValueCopy(nil)
-			if err != nil {
-				return err
-			}
-			t := BucketTask{ledger.TaskID(it.Item().Key()[1:]), crypto.Hash(v[:32])}
-			if t.Task != after {
-				tasks = append(tasks, t)
-			}
-		}
-		return nil
-	})
-	return tasks, err
-}
-
 // Receipt returns the receipt of a settled task, or ErrNotFound. A receipt is there a few
 // milliseconds after its task settled: Flush waits for it.
 func (s *Store) Receipt(task ledger.TaskID) (r *ledger.Receipt, err error) {
@@ -811,6 +804,20 @@ func openLocks(txn *badger.Txn) iter.Seq2[*ledger.LockCert, error] {
 				l, err = ledger.DecodeLock(e.value)
 			}
 			if !yield(l, err) {
+				return
+			}
+		}
+	}
+}
+
+func settledTasks(txn *badger.Txn) iter.Seq2[settled, error] {
+	return func(yield func(settled, error) bool) {
+		for e, err := range scan(txn, prefixTask) {
+			var t settled
+			if err == nil {
+				t, err = decodeTask(e.key, e.value)
+			}
+			if !yield(t, err) {
 				return
 			}
 		}

@@ -30,6 +30,7 @@ type chain struct {
 	payer   crypto.PrivateKey
 	last    ledger.TaskID
 	nonce   uint64
+	seq     uint64 // of the next bundle of each validator
 }
 
 func newKey(t testing.TB, name string) crypto.PrivateKey {
@@ -78,10 +79,11 @@ func (c *chain) next() (*ledger.LockCert, *ledger.Receipt) {
 func (c *chain) certificate(vote ledger.Leaf) ledger.Certificate {
 	cert := ledger.Certificate{Vote: vote}
 	for i, k := range c.keys[:3] {
-		u := ledger.NewBundle(uint16(i), 0, crypto.Hash{}, []ledger.Leaf{vote})
+		u := ledger.NewBundle(uint16(i), c.seq, crypto.Hash{}, []ledger.Leaf{vote})
 		u.Sign(c.domain, k)
 		cert.Proofs = append(cert.Proofs, ledger.VoteProof{Header: u.Header})
 	}
+	c.seq++
 	return cert
 }
 
@@ -197,6 +199,15 @@ func TestVerifySaysWhereALedgerFails(t *testing.T) {
 		"index": {func(txn *badger.Txn, r *ledger.Receipt) error {
 			return txn.Set(taskKey(ledger.TaskID{1}), make([]byte, 40))
 		}, "is stored as settled"},
+		"digest": {func(txn *badger.Txn, r *ledger.Receipt) error {
+			other := ledger.NewSums(crypto.Domain{})
+			other.Add(r.Task(), crypto.Hash{1})
+			hash, tasks := other.Bucket(ledger.BucketOf(r.Task()))
+			return errors.Join(txn.Set(keyCounted, u64(1)), txn.Set(sumsKey(ledger.BucketOf(r.Task())), append(u64(uint64(tasks)), hash.Encode()...)))
+		}, "has the stored digest"},
+		"sum cut": {func(txn *badger.Txn, _ *ledger.Receipt) error {
+			return errors.Join(txn.Set(keyCounted, u64(1)), txn.Set(sumsKey(7), make([]byte, 8)))
+		}, "sum of bucket 07"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ch := newChain(t)
@@ -231,8 +242,11 @@ func TestStoreIsRefusedToTheWrongOnes(t *testing.T) {
 	}
 	s = openStore(t, dir, c.genesis)
 	must(t, s.db.Update(func(txn *badger.Txn) error { return txn.Set(keySchema, binary.BigEndian.AppendUint32(nil, schema+1)) }), s.Close())
-	if _, err := Open(dir, c.genesis); err == nil || !strings.Contains(err.Error(), "newer poq") {
-		t.Errorf("newer schema: %v", err)
+	if _, err := Open(dir, c.genesis); err == nil || !strings.Contains(err.Error(), "has layout 3, this poq knows layouts 1 to 2: use a newer poq") {
+		t.Errorf("newer layout: %v", err)
+	}
+	if _, err := OpenReadOnly(dir); err == nil || !strings.Contains(err.Error(), "has layout 3") {
+		t.Errorf("newer layout, read only: %v", err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 // Verification says what [Store.Verify] found to hold.
 type Verification struct {
 	Chain     crypto.Hash   `json:"chain"`
+	Digest    ledger.Digest `json:"digest"`
 	Tasks     int           `json:"tasks"` // settled: every signature checked, Settle run again
 	Open      int           `json:"open"`  // in escrow
 	Accounts  int           `json:"accounts"`
@@ -22,8 +23,8 @@ type Verification struct {
 	ElapsedMS int64         `json:"elapsed_ms"`
 }
 
-// Verify replays the ledger on disk from genesis and compares the result with every stored account
-// and index. The error says where it fails. What is applied meanwhile is not looked at.
+// Verify replays the ledger on disk from genesis and compares the result with every stored account,
+// index and digest. The error says where it fails. What is applied meanwhile is not looked at.
 func (s *Store) Verify() (*Verification, error) {
 	begin := time.Now()
 	v := &Verification{Chain: s.genesis.Chain(), Supply: s.genesis.Supply()}
@@ -52,20 +53,30 @@ func (s *Store) Verify() (*Verification, error) {
 				return fmt.Errorf("account %s is missing, its certificates give it %d", id, again.Account(id).Balance)
 			}
 		}
+		digest, err := readCheckpoint(txn, s.genesis)
+		if err != nil {
+			return err
+		}
 		index := 0
-		for e, err := range scan(txn, prefixTask) {
+		for e, err := range settledTasks(txn) {
 			if err != nil {
 				return err
 			}
-			task := ledger.TaskID(e.key)
-			if outcome, ok := again.Settled(task); !ok || outcome != crypto.Hash(e.value[:32]) {
-				return fmt.Errorf("task %s is stored as settled with outcome %x, its receipt says otherwise", task, e.value[:32])
+			if outcome, ok := again.Settled(e.task); !ok || outcome != e.outcome {
+				return fmt.Errorf("task %s is stored as settled with outcome %s, its receipt says otherwise", e.task, e.outcome)
 			}
+			digest.add(e)
 			index++
 		}
 		if index != again.Tasks() {
 			return fmt.Errorf("the index lists %d settled tasks, there are %d receipts", index, again.Tasks())
 		}
+		for i := range ledger.Buckets {
+			if got, want := digest.sums.BucketDigest(i), again.BucketDigest(i); got != want {
+				return fmt.Errorf("bucket %d has the stored digest %s of %d tasks, its receipts give %s of %d", i, got.Sum, got.Tasks, want.Sum, want.Tasks)
+			}
+		}
+		v.Digest = again.Digest()
 		v.Tasks, v.Accounts, v.Burned = again.Tasks(), len(again.Accounts()), ledger.Amount(again.Account(ledger.Burned).Balance)
 		v.Open, v.Escrow = again.Escrowed()
 		return nil
