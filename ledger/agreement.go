@@ -78,21 +78,23 @@ type cast struct {
 	ballot    ballot
 }
 
-// add counts a vote. It reports false if the validator voted for something else before.
-func (t *tally) add(validator uint16, l Leaf, proof func() VoteProof) bool {
+// add counts a vote. It reports false if the validator voted for something else before, and that vote.
+func (t *tally) add(validator uint16, l Leaf, proof func() VoteProof) (first ProvenVote, ok bool) {
 	if t.first == nil {
 		t.first, t.votes = map[cast]crypto.Hash{}, map[Leaf]map[uint16]VoteProof{}
 	}
 	by := cast{validator, l.ballot()}
 	if known, ok := t.first[by]; ok {
-		return known == l.Value
+		same := l
+		same.Value = known
+		return ProvenVote{same, t.votes[same][validator]}, known == l.Value
 	}
 	t.first[by] = l.Value
 	if t.votes[l] == nil {
 		t.votes[l] = map[uint16]VoteProof{}
 	}
 	t.votes[l][validator] = proof()
-	return true
+	return ProvenVote{l, t.votes[l][validator]}, true
 }
 
 // certificate assembles a quorum of one vote, if there is one.
@@ -137,7 +139,7 @@ func (e *Engine) vote(l Leaf, basis ...Message) {
 			continue
 		}
 		if cast.Value != l.Value {
-			e.evidence(l.Task, fmt.Sprintf("refused to contradict the own %v vote of the %v stage", l.Kind, l.Stage))
+			e.odd(l.Task, fmt.Sprintf("refused to contradict the own %v vote of the %v stage", l.Kind, l.Stage))
 		}
 		return
 	}
@@ -160,9 +162,18 @@ func (e *Engine) castLeaf(t *task, l Leaf, u *Bundle, i int) {
 	if l.Round > maxRound {
 		return
 	}
-	validator := u.Header.Statement.Validator
-	if !votes.add(validator, l, func() VoteProof { return u.proof(i) }) {
-		e.evidence(t.id, fmt.Sprintf("validator %d signed two %v votes of the %v stage", validator, l.Kind, l.Stage))
+	validator, vote := u.Header.Statement.Validator, ProvenVote{l, VoteProof{}}
+	if l.Stage != StageLock {
+		end, left := t.instance(l.Stage).changes[validator]
+		if left && l.Round < end.Round && u.Header.Statement.Seq > end.Proof.Header.Statement.Seq { // I3
+			vote.Proof = u.proof(i)
+			e.accuse(&Evidence{Offence: VoteAfterEnd, Votes: [2]ProvenVote{{end.leaf(e.domain), end.Proof}, vote}})
+			return
+		}
+	}
+	if first, ok := votes.add(validator, l, func() VoteProof { return u.proof(i) }); !ok {
+		vote.Proof = u.proof(i)
+		e.accuse(votesEvidence(first, vote))
 		return
 	}
 	if l.Stage == StageLock {
@@ -257,7 +268,7 @@ func (e *Engine) count(t *task, in *instance) {
 	in.decided = true
 	r := &Receipt{Order: *t.order, Lock: t.lock, Seal: *t.sealed, Outcome: v.Outcome, Settle: cert}
 	if err := e.host.Settle(r); err != nil {
-		e.evidence(t.id, err.Error())
+		e.odd(t.id, err.Error())
 		return
 	}
 	e.finish(r)

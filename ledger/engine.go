@@ -13,7 +13,7 @@ import (
 const (
 	maxUnlocked = 4096 // orders without a lock
 	maxHeld     = 1024 // messages that overtook the lock of their task
-	maxRecent   = 4096 // bundle headers kept per validator, to notice equivocation
+	maxRecent   = 1024 // bundle headers kept per validator, to notice equivocation
 )
 
 // retryFirst is the time after which an undecided task's messages are sent again; it doubles up to
@@ -46,30 +46,42 @@ type Engine struct {
 	openings map[TaskID]logged    // own score commitments on open tasks
 	restored map[TaskID][]Message // what a validator's log says of tasks that are not open yet
 	recent   []headers            // by validator
+	accused  map[crypto.Hash]bool // evidence that is kept, by its id
 }
 
 // headers remembers the latest bundle headers of a validator.
 type headers struct {
-	bySeq   map[uint64]crypto.Hash
+	bySeq   map[uint64]Signed[BundleHeader]
 	order   []uint64 // as they came, at most maxRecent
 	highest *Signed[BundleHeader]
 }
 
-// add reports false if another header with this sequence number is known.
-func (h *headers) add(seq uint64, hash crypto.Hash) bool {
+// add takes a header and returns the proof if it contradicts one that is known. Another header with the
+// same number is not taken.
+func (h *headers) add(s Signed[BundleHeader], d crypto.Domain) (proof *Evidence, taken bool) {
+	seq := s.Statement.Seq
 	if known, ok := h.bySeq[seq]; ok {
-		return known == hash
+		if known.Statement != s.Statement {
+			return bundlesEvidence(known, s), false
+		}
+		return nil, true
 	}
 	if h.bySeq == nil {
-		h.bySeq = map[uint64]crypto.Hash{}
+		h.bySeq = map[uint64]Signed[BundleHeader]{}
 	}
 	if len(h.order) == maxRecent {
 		delete(h.bySeq, h.order[0])
 		h.order = append(h.order[:0], h.order[1:]...)
 	}
-	h.bySeq[seq] = hash
+	h.bySeq[seq] = s
 	h.order = append(h.order, seq)
-	return true
+	if before, ok := h.bySeq[seq-1]; ok && seq > 0 && s.Statement.Previous != before.Statement.Hash(d) {
+		return &Evidence{Offence: BrokenChain, Bundles: [2]Signed[BundleHeader]{before, s}}, true
+	}
+	if after, ok := h.bySeq[seq+1]; ok && after.Statement.Previous != s.Statement.Hash(d) {
+		return &Evidence{Offence: BrokenChain, Bundles: [2]Signed[BundleHeader]{s, after}}, true
+	}
+	return nil, true
 }
 
 // ballot is what a validator may fill in once (I2).
@@ -130,7 +142,7 @@ func NewEngine(g *Genesis, self int, host Host) *Engine {
 		tasks: map[TaskID]*task{},
 		voted: map[nonce]TaskID{}, reserved: map[AccountID]Amount{}, waiting: map[nonce]TaskID{}, frozen: map[AccountID]bool{},
 		sent: map[TaskID][]Leaf{}, openings: map[TaskID]logged{}, restored: map[TaskID][]Message{},
-		recent: make([]headers, len(g.Validators)),
+		recent: make([]headers, len(g.Validators)), accused: map[crypto.Hash]bool{},
 	}
 }
 
@@ -220,6 +232,9 @@ func (e *Engine) Receive(v Verified) {
 		return
 	case *Receipt:
 		e.onReceipt(m)
+		return
+	case *Evidence:
+		e.onEvidence(m)
 		return
 	}
 	if e.host.IsSettled(v.task) {
@@ -353,7 +368,7 @@ func (e *Engine) resend(t *task) {
 	}
 	for _, l := range e.sent[t.id] {
 		past := l.Stage == StageLock && t.locked || l.Stage == StageSeal && t.seal.decided ||
-			l.Stage != StageLock && l.Round < t.instance(l.Stage).round
+			l.Stage != StageLock && (!t.locked || l.Round < t.instance(l.Stage).round)
 		if !past {
 			e.host.Vote(l)
 		}
@@ -420,8 +435,9 @@ func (e *Engine) voteLock(t *task) {
 		return
 	}
 	if other, ok := e.lockedOrVoted(at); ok && other != t.id {
-		e.frozen[o.Payer] = true
-		e.evidence(t.id, fmt.Sprintf("payer %s signed two orders with nonce %d: %s and %s", o.Payer.Short(), o.Nonce, other.Short(), t.id.Short()))
+		if first, ok := e.signedOrder(other); ok {
+			e.accuse(ordersEvidence(first, *t.order))
+		}
 		return
 	}
 	if o.Nonce > 0 {
@@ -445,6 +461,14 @@ func (e *Engine) voteLock(t *task) {
 	}
 	e.vote(lockLeaf(t.id))
 	e.retryLock(nonce{o.Payer, o.Nonce + 1})
+}
+
+// signedOrder returns the order of a task that is open, locked or settled.
+func (e *Engine) signedOrder(id TaskID) (Signed[Order], bool) {
+	if t, ok := e.tasks[id]; ok && t.order != nil {
+		return *t.order, true
+	}
+	return e.host.SignedOrder(id)
 }
 
 func (e *Engine) lockedOrVoted(at nonce) (TaskID, bool) {
@@ -480,7 +504,7 @@ func (e *Engine) countLocks(t *task) {
 func (e *Engine) open(t *task, l *LockCert) {
 	o := l.Order.Statement
 	if err := e.host.Lock(l); err != nil {
-		e.evidence(t.id, err.Error())
+		e.odd(t.id, err.Error())
 		return
 	}
 	t.locked, t.lock, t.order = true, l.Votes, &l.Order
@@ -552,7 +576,7 @@ func (e *Engine) recover(t *task) {
 func (e *Engine) onAnswerCommit(t *task, c AnswerCommit) {
 	if known, ok := t.commits[c.Worker]; ok {
 		if known != c.Commitment {
-			e.evidence(t.id, fmt.Sprintf("worker %s committed to two answers", c.Worker.Short()))
+			e.odd(t.id, fmt.Sprintf("worker %s committed to two answers", c.Worker.Short()))
 		}
 		return
 	}
@@ -670,7 +694,7 @@ func (e *Engine) onScoreCommit(t *task, c Signed[ScoreCommit]) {
 		if !bytes.Equal(known.Statement.append(nil), s.append(nil)) {
 			t.contradicted[s.Member] = true
 			delete(t.scoreCommits, s.Member)
-			e.evidence(t.id, fmt.Sprintf("validator %d committed to two sets of scores", s.Member))
+			e.accuse(commitsEvidence(known, c))
 		}
 		return
 	}
@@ -714,8 +738,11 @@ func (e *Engine) openReveal(t *task, member uint16, o Opening) {
 
 func (e *Engine) onBundle(u *Bundle) {
 	h := u.Header.Statement
-	if !e.recent[h.Validator].add(h.Seq, h.Hash(e.domain)) {
-		e.evidence(TaskID{}, fmt.Sprintf("validator %d signed two bundles with number %d", h.Validator, h.Seq))
+	proof, taken := e.recent[h.Validator].add(u.Header, e.domain)
+	if proof != nil {
+		e.accuse(proof)
+	}
+	if !taken {
 		return
 	}
 	e.recent[h.Validator].see(&u.Header)
@@ -748,7 +775,7 @@ func (e *Engine) onReceipt(r *Receipt) {
 		return
 	}
 	if err := e.host.Settle(r); err != nil {
-		e.evidence(id, err.Error())
+		e.odd(id, err.Error())
 		return
 	}
 	e.finish(r)
@@ -775,6 +802,50 @@ func (e *Engine) finish(r *Receipt) {
 	}
 }
 
-func (e *Engine) evidence(id TaskID, reason string) {
-	e.host.Observe(Progress{Task: id, Step: Evidence, Reason: reason})
+// Contradictions
+
+// odd tells of what should not be and that nobody can prove.
+func (e *Engine) odd(id TaskID, reason string) {
+	e.host.Observe(Progress{Task: id, Step: Contradiction, Reason: reason})
+}
+
+// accuse keeps a proof that was found here, and publishes it, unless one of that kind is known.
+func (e *Engine) accuse(p *Evidence) {
+	if e.keepEvidence(p) {
+		e.host.Publish(p)
+	}
+}
+
+// onEvidence keeps a proof of somebody else's. That of a payer counts only if there is such an account,
+// since keys cost nothing.
+func (e *Engine) onEvidence(p *Evidence) {
+	if p.Offence == TwoOrders && e.host.Account(p.Orders[0].Statement.Payer) == (Account{}) {
+		return
+	}
+	e.keepEvidence(p)
+	if t, ok := e.tasks[p.Task(e.domain)]; ok && p.Offence == TwoCommits && t.locked {
+		for _, c := range p.Commits {
+			e.onScoreCommit(t, c)
+		}
+	}
+}
+
+// keepEvidence gives a proof its effect and has the host keep it. It reports false if one of that
+// offence and culprit is kept already.
+func (e *Engine) keepEvidence(p *Evidence) bool {
+	id := p.ID(e.domain)
+	if e.accused[id] {
+		return false
+	}
+	e.RestoreEvidence(p)
+	e.host.Observe(Progress{Task: p.Task(e.domain), Step: Contradiction, Reason: p.Describe(e.domain), Proof: p})
+	return true
+}
+
+// RestoreEvidence puts back a proof that the host kept.
+func (e *Engine) RestoreEvidence(p *Evidence) {
+	e.accused[p.ID(e.domain)] = true
+	if p.Offence == TwoOrders {
+		e.frozen[p.Orders[0].Statement.Payer] = true
+	}
 }

@@ -33,7 +33,7 @@ func (p *peer) saw(step Step) (n int) {
 
 func (p *peer) evidence() (reasons []string) {
 	for _, g := range p.progress {
-		if g.Step == Evidence {
+		if g.Step == Contradiction {
 			reasons = append(reasons, g.Reason)
 		}
 	}
@@ -271,7 +271,7 @@ func TestMemberWithTwoCommitmentsIsSealedOutAndReported(t *testing.T) {
 		c, ok := m.(*Signed[ScoreCommit])
 		return ok && from == 3 && c.Statement.Answers != nil
 	}
-	s.after(200*time.Millisecond, func() {
+	s.after(30*time.Millisecond, func() {
 		for salt := range 2 {
 			s.gossip(3, new(Sign(s.domain, s.keys[3], CommitScores(s.domain, id, 3, nil, Opening{Salt: [32]byte{byte(salt)}}))))
 		}
@@ -325,8 +325,11 @@ func TestWorkerThatNeverShowsItsAnswerHoldsNobodyUpForLong(t *testing.T) {
 
 func TestBundleHeadersAreRememberedWithinABound(t *testing.T) {
 	var h headers
+	header := func(seq uint64, root byte) Signed[BundleHeader] {
+		return Signed[BundleHeader]{Statement: BundleHeader{Seq: seq, Root: crypto.Hash{root}}}
+	}
 	for i := range uint64(3 * maxRecent) {
-		if !h.add(i*i, crypto.Hash{byte(i)}) {
+		if proof, taken := h.add(header((i+2)*(i+2), byte(i)), crypto.Domain{}); proof != nil || !taken {
 			t.Fatal("a new header was taken for a contradiction")
 		}
 	}
@@ -334,7 +337,10 @@ func TestBundleHeadersAreRememberedWithinABound(t *testing.T) {
 		t.Errorf("%d and %d headers are kept", len(h.bySeq), len(h.order))
 	}
 	last := uint64(3*maxRecent - 1)
-	if !h.add(last*last, crypto.Hash{byte(last)}) || h.add(last*last, crypto.Hash{1, 1}) {
+	if proof, taken := h.add(header((last+2)*(last+2), byte(last)), crypto.Domain{}); proof != nil || !taken {
+		t.Error("a header contradicts itself")
+	}
+	if proof, taken := h.add(header((last+2)*(last+2), byte(last)+1), crypto.Domain{}); proof == nil || taken {
 		t.Error("the latest header is not told from another")
 	}
 }

@@ -47,6 +47,8 @@ type Ledger interface {
 	Account(AccountID) Account
 	LockedAt(payer AccountID, nonce uint64) (TaskID, bool)
 	IsSettled(TaskID) bool
+	// SignedOrder returns the order of a task that was locked or settled.
+	SignedOrder(TaskID) (Signed[Order], bool)
 	Lock(*LockCert) error
 	Settle(*Receipt) error
 }
@@ -81,8 +83,9 @@ type Progress struct {
 	Prompt  []byte    // Ordered: the text, if it came inline
 	Answer  AnswerID  // Answered
 	Text    []byte    // Answered: the text, if it came inline
-	Reason  string    // Declined, Evidence
+	Reason  string    // Declined, Contradiction
 	Receipt *Receipt  // Settled
+	Proof   *Evidence // Contradiction, if there is a proof: to be kept
 }
 
 // Step is a kind of progress.
@@ -90,21 +93,21 @@ type Step uint8
 
 // Steps, in the order in which a task usually takes them.
 const (
-	Ordered   Step = iota + 1 // the order arrived
-	Locked                    // the fee is in escrow: workers may answer
-	Committed                 // a worker committed to an answer in time
-	Declined                  // a worker will not answer
-	Closed                    // no more commitments count: workers show their answers
-	Answered                  // an answer arrived that opens its commitment
-	Scored                    // a panel member committed to its scores
-	Sealed                    // the set of score commitments is closed
-	Revealed                  // a panel member opened its commitment
-	Settled                   // the outcome is final
-	Evidence                  // somebody contradicted itself
+	Ordered       Step = iota + 1 // the order arrived
+	Locked                        // the fee is in escrow: workers may answer
+	Committed                     // a worker committed to an answer in time
+	Declined                      // a worker will not answer
+	Closed                        // no more commitments count: workers show their answers
+	Answered                      // an answer arrived that opens its commitment
+	Scored                        // a panel member committed to its scores
+	Sealed                        // the set of score commitments is closed
+	Revealed                      // a panel member opened its commitment
+	Settled                       // the outcome is final
+	Contradiction                 // somebody contradicted itself
 )
 
 var stepNames = [...]string{Ordered: "ordered", Locked: "locked", Committed: "committed", Declined: "declined", Closed: "closed",
-	Answered: "answered", Scored: "scored", Sealed: "sealed", Revealed: "revealed", Settled: "settled", Evidence: "evidence"}
+	Answered: "answered", Scored: "scored", Sealed: "sealed", Revealed: "revealed", Settled: "settled", Contradiction: "contradiction"}
 
 // String names the step.
 func (s Step) String() string { return stepNames[s] }

@@ -79,7 +79,7 @@ func samples(t testing.TB) (*swarm, []Message) {
 		proposal.Justification = append(proposal.Justification, change(member, RoundChange{Task: task, Stage: StageSettle, Round: 2, Reveals: reveals[:member+1], Seal: &r.Seal}))
 	}
 	proposal.Proof = s.prove(leader(s.genesis, s.domain, task, StageSettle, 2), proposal.leaf(s.domain))
-	return s, []Message{
+	messages := []Message{
 		proposal,
 		change(1, RoundChange{Task: task, Stage: StageSeal, Round: 2, Prepared: prepared, Commits: r.Seal.Value[1:], Lock: &LockCert{r.Order, r.Lock}}),
 		change(2, RoundChange{Task: task, Stage: StageSettle, Round: 1, Fast: true, Reveals: reveals, Seal: &r.Seal}),
@@ -89,8 +89,11 @@ func samples(t testing.TB) (*swarm, []Message) {
 		new(Sign(s.domain, s.workers[1], Decline{id, s.workers[1].Public(), "no passage to extract from"})),
 		new(Sign(s.domain, s.keys[1], CommitScores(s.domain, id, 1, ids, opening))),
 		new(Sign(s.domain, s.keys[1], Reveal{id, 1, opening})),
-		&LockCert{r.Order, r.Lock}, &r.Seal, r, &bundle, &Query{id}, &Mark{2, &bundle.Header},
+		&LockCert{r.Order, r.Lock}, &r.Seal, r, &bundle, &Query{id}, &Mark{2, &bundle.Header}}
+	for _, p := range proofs(s) {
+		messages = append(messages, p)
 	}
+	return s, messages
 }
 
 func TestEveryMessageSurvivesEncodingAndVerifies(t *testing.T) {

@@ -461,7 +461,7 @@ func (e *Engine) onProposal(t *task, m *Proposal) {
 	}
 	v := justified(e.genesis, e.domain, t.id, in.stage, t.order.Statement, m.Justification)
 	if v.Hash(e.domain) != m.Value.Hash(e.domain) {
-		e.evidence(t.id, fmt.Sprintf("the leader of round %d of the %v stage proposed a value that does not follow", m.Round, in.stage))
+		e.odd(t.id, fmt.Sprintf("the leader of round %d of the %v stage proposed a value that does not follow", m.Round, in.stage))
 		return
 	}
 	e.prepare(t, in, v)

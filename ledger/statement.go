@@ -24,6 +24,7 @@ const (
 	kindTieBreak      crypto.Kind = "tie"
 	kindRoundChange   crypto.Kind = "newround"
 	kindLeader        crypto.Kind = "leader"
+	kindEvidence      crypto.Kind = "evidence"
 	kindSettled       crypto.Kind = "settled"
 )
 

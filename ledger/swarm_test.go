@@ -252,6 +252,15 @@ func (p *peer) Salt() [32]byte {
 
 func (p *peer) Observe(g Progress) { p.progress = append(p.progress, g) }
 
+func (p *peer) SignedOrder(id TaskID) (o Signed[Order], ok bool) {
+	for _, r := range p.receipts {
+		if r.Task() == id {
+			return r.Order, true
+		}
+	}
+	return o, false
+}
+
 func (p *peer) IsSettled(id TaskID) bool {
 	_, ok := p.Settled(id)
 	return ok

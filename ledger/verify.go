@@ -10,7 +10,7 @@ import (
 
 // Message is what peers send each other: one of *OrderMessage, *Signed[AnswerCommit],
 // *AnswerMessage, *Signed[Decline], *Signed[ScoreCommit], *Signed[Reveal], *LockCert, *SealCert,
-// *Receipt, *Bundle, *RoundChange, *Proposal, *Query and *Mark; *Value and *Prepared are in vote logs alone.
+// *Receipt, *Bundle, *RoundChange, *Proposal, *Query, *Mark and *Evidence; *Value and *Prepared are in vote logs alone.
 type Message interface{ append(b []byte) []byte }
 
 // OrderMessage is an order on its way, with its prompt unless that is longer than MaxInline.
@@ -100,6 +100,7 @@ const (
 	typeValue
 	typePrepared
 	typeMark
+	typeEvidence
 )
 
 // topicOf returns the topic of a message type, "" if there is no such type.
@@ -111,7 +112,7 @@ func topicOf(typ byte) Topic {
 		return TopicAnswer
 	case typeScoreCommit, typeReveal:
 		return TopicScore
-	case typeLockCert, typeSealCert, typeReceipt:
+	case typeLockCert, typeSealCert, typeReceipt, typeEvidence:
 		return TopicCert
 	case typeBundle, typeQuery, typeRoundChange, typeProposal, typeValue, typePrepared, typeMark:
 		return TopicVotes
@@ -155,6 +156,8 @@ func Encode(m Message) (Topic, []byte) {
 		typ = typePrepared
 	case *Mark:
 		typ = typeMark
+	case *Evidence:
+		typ = typeEvidence
 	default:
 		panic(fmt.Sprintf("ledger: no message: %T", m))
 	}
@@ -211,6 +214,8 @@ func Decode(topic Topic, data []byte) (Message, error) {
 		m = readPrepared(r)
 	case typeMark:
 		m = readMark(r)
+	case typeEvidence:
+		m = readEvidence(r)
 	}
 	if err := r.End(); err != nil {
 		return nil, malformed("%T: %w", m, err)
@@ -365,6 +370,8 @@ func (v *Verifier) verify(m Message) error {
 		return v.proposal(m)
 	case *Mark:
 		return v.mark(m)
+	case *Evidence:
+		return v.evidence(m)
 	case *Query:
 		return nil
 	}

@@ -239,6 +239,11 @@ func (l *loop) LockedAt(payer ledger.AccountID, nonce uint64) (ledger.TaskID, bo
 	return l.node.store.LockedAt(payer, nonce)
 }
 
+// SignedOrder implements ledger.Ledger.
+func (l *loop) SignedOrder(task ledger.TaskID) (ledger.Signed[ledger.Order], bool) {
+	return l.node.store.SignedOrder(task)
+}
+
 // IsSettled implements ledger.Ledger.
 func (l *loop) IsSettled(task ledger.TaskID) bool { return l.node.store.IsSettled(task) }
 
@@ -264,7 +269,7 @@ func (l *loop) Observe(p ledger.Progress) {
 	case ledger.Settled:
 		l.forgetOwn(p.Receipt.Order.Statement)
 		l.node.log.Info("settled", "task", p.Task.Short(), "outcome", p.Receipt.Outcome.Kind, "fee", p.Receipt.Order.Statement.Fee, "answers", len(p.Receipt.Outcome.Ranking))
-	case ledger.Evidence:
+	case ledger.Contradiction:
 		l.node.log.Warn("contradiction", "task", p.Task.Short(), "what", p.Reason)
 	}
 	if l.node.worker != nil {

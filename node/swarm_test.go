@@ -302,7 +302,7 @@ func (r *record) failOnEvidence() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.seen {
-		if s.Step == ledger.Evidence && !r.lenient {
+		if s.Step == ledger.Contradiction && !r.lenient {
 			r.t.Errorf("%s noticed a contradiction: %s", s.who, s.Reason)
 		}
 	}

@@ -627,6 +627,24 @@ func (s *Store) Receipt(task ledger.TaskID) (r *ledger.Receipt, err error) {
 	return r, err
 }
 
+// SignedOrder returns the order of a task that was locked or settled. It implements [ledger.Ledger].
+func (s *Store) SignedOrder(task ledger.TaskID) (o ledger.Signed[ledger.Order], ok bool) {
+	if err := s.Flush(); err != nil { // what was applied just now is to be found
+		return o, false
+	}
+	if r, err := s.Receipt(task); err == nil {
+		return r.Order, true
+	}
+	err := s.get(openKey(task), func(data []byte) error {
+		l, err := ledger.DecodeLock(data)
+		if err == nil {
+			o = l.Order
+		}
+		return err
+	})
+	return o, err == nil
+}
+
 // Blob returns a prompt or an answer, or ErrNotFound when it is unknown or expired.
 func (s *Store) Blob(h crypto.Hash) (data []byte, err error) {
 	err = s.get(blobKey(h), func(d []byte) error {

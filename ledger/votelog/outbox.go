@@ -106,7 +106,7 @@ func (o *Outbox) Close() error {
 // not hold, the outbox never signs again, and Mark returns an error that wraps [ErrBehind]. Marks must
 // have been verified.
 func (o *Outbox) Mark(from int, m *ledger.Mark) error {
-	if o.Self < 0 || from == o.Self || int(m.Validator) != o.Self || o.refused != nil {
+	if o.silent() || from == o.Self || int(m.Validator) != o.Self {
 		return nil
 	}
 	if m.Header != nil {
@@ -122,35 +122,38 @@ func (o *Outbox) Mark(from int, m *ledger.Mark) error {
 	return nil
 }
 
+// silent reports whether the peer never signs.
+func (o *Outbox) silent() bool { return o.Self < 0 || o.refused != nil }
+
 // Signing reports whether the validator signs by now; err tells why it never will.
 func (o *Outbox) Signing() (ok bool, err error) {
-	return o.Self >= 0 && o.refused == nil && len(o.marked) >= o.Genesis.Quorum()-1, o.refused
+	return !o.silent() && len(o.marked) >= o.Genesis.Quorum()-1, o.refused
 }
 
 // Log implements [ledger.Host].
 func (o *Outbox) Log(m ledger.Message) {
-	if o.log != nil && o.refused == nil {
+	if !o.silent() {
 		o.basis = append(o.basis, m)
 	}
 }
 
 // Vote implements [ledger.Host].
 func (o *Outbox) Vote(l ledger.Leaf) {
-	if o.refused == nil && !slices.Contains(o.leaves, l) {
+	if !o.silent() && !slices.Contains(o.leaves, l) {
 		o.leaves = append(o.leaves, l)
 	}
 }
 
 // CommitScores implements [ledger.Host].
 func (o *Outbox) CommitScores(c ledger.ScoreCommit, s ledger.Opening) {
-	if o.refused == nil {
+	if !o.silent() {
 		o.openings = append(o.openings, opening{c, s})
 	}
 }
 
 // Reveal implements [ledger.Host].
 func (o *Outbox) Reveal(r ledger.Reveal) {
-	if o.refused == nil {
+	if !o.silent() {
 		o.reveals = append(o.reveals, r)
 	}
 }

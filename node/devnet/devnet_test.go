@@ -107,7 +107,7 @@ func TestAllPeersAgreeAfterConcurrentAsksAndFindTheirLedgerAgain(t *testing.T) {
 	var contradictions []string
 	c := config(t.TempDir(), 4, echo(""), echo("a"), echo("bb"))
 	c.Observe = func(p *Peer, e node.Event) {
-		if e.Step == ledger.Evidence {
+		if e.Step == ledger.Contradiction {
 			mu.Lock()
 			defer mu.Unlock()
 			contradictions = append(contradictions, p.Name+": "+e.Reason)
