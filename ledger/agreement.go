@@ -166,13 +166,13 @@ func (e *Engine) castLeaf(t *task, l Leaf, u *Bundle, i int) {
 	if l.Stage != StageLock {
 		end, left := t.instance(l.Stage).changes[validator]
 		if left && l.Round < end.Round && u.Header.Statement.Seq > end.Proof.Header.Statement.Seq { // I3
-			vote.Proof = u.proof(i)
-			e.accuse(&Evidence{Offence: VoteAfterEnd, Votes: [2]ProvenVote{{end.leaf(e.domain), end.Proof}, vote}})
+			vote.Proof = u.Proof(i)
+			e.accuse(&Evidence{Offence: VoteAfterEnd, Votes: [2]ProvenVote{{end.Leaf(e.domain), end.Proof}, vote}})
 			return
 		}
 	}
-	if first, ok := votes.add(validator, l, func() VoteProof { return u.proof(i) }); !ok {
-		vote.Proof = u.proof(i)
+	if first, ok := votes.add(validator, l, func() VoteProof { return u.Proof(i) }); !ok {
+		vote.Proof = u.Proof(i)
 		e.accuse(votesEvidence(first, vote))
 		return
 	}

@@ -459,7 +459,7 @@ func (e *Engine) voteLock(t *task) {
 		e.reserved[o.Payer] += o.Fee
 		e.host.Log(&OrderMessage{Order: *t.order})
 	}
-	e.vote(lockLeaf(t.id))
+	e.vote(LockLeaf(t.id))
 	e.retryLock(nonce{o.Payer, o.Nonce + 1})
 }
 
@@ -495,7 +495,7 @@ func (e *Engine) countLocks(t *task) {
 	if t.locked || t.order == nil {
 		return
 	}
-	if cert, ok := t.locks.certificate(lockLeaf(t.id), e.genesis.Quorum()); ok {
+	if cert, ok := t.locks.certificate(LockLeaf(t.id), e.genesis.Quorum()); ok {
 		e.open(t, &LockCert{*t.order, cert})
 	}
 }

@@ -24,7 +24,7 @@ func proofs(s *swarm) []*Evidence {
 	}
 	vote := func(seq uint64, l Leaf) ProvenVote {
 		u := bundle(seq, crypto.Hash{}, Leaf{Kind: LockVote, Task: id, Value: id}, l)
-		return ProvenVote{l, u.proof(1)}
+		return ProvenVote{l, u.Proof(1)}
 	}
 	commitVote := func(round uint32, value string) Leaf {
 		return Leaf{Commit, id, StageSeal, round, crypto.Sum([]byte(value))}
@@ -196,9 +196,9 @@ func TestVoteOfARoundThatItsValidatorLeftCountsNoMore(t *testing.T) {
 	p := s.peers[0]
 	lock := &LockCert{*p.engine.tasks[id].order, p.engine.tasks[id].lock}
 	change := &RoundChange{Task: id, Stage: StageSeal, Round: 1, Lock: lock}
-	leave := NewBundle(3, 100, crypto.Hash{}, []Leaf{change.leaf(s.domain)})
+	leave := NewBundle(3, 100, crypto.Hash{}, []Leaf{change.Leaf(s.domain)})
 	leave.Sign(s.domain, s.keys[3])
-	change.Proof = leave.proof(0)
+	change.Proof = leave.Proof(0)
 	late := NewBundle(3, 101, leave.Header.Statement.Hash(s.domain), []Leaf{{Prepare, id, StageSeal, 0, crypto.Sum([]byte("x"))}})
 	late.Sign(s.domain, s.keys[3])
 	early := NewBundle(3, 99, crypto.Hash{}, []Leaf{{Commit, id, StageSeal, 0, crypto.Sum([]byte("x"))}})

@@ -108,7 +108,7 @@ func checkJustified(t *testing.T, seed, shuffle uint64) {
 		j := c.anyChanges(r, s)
 		want := c.plainValue(s, j)
 		for range 3 {
-			v := justified(c.genesis, d, c.task, s, c.order, j)
+			v := Justified(c.genesis, d, c.task, s, c.order, j)
 			if h := v.Hash(d); h != want || v.Task != c.task || v.Stage != s {
 				t.Fatalf("value(J) of the %v stage is %s, want %s", s, h.Short(), want.Short())
 			}

@@ -42,7 +42,7 @@ func (s *swarm) certificate(vote Leaf) Certificate {
 	for i, k := range s.keys[:s.genesis.Quorum()] {
 		u := NewBundle(uint16(i), 100, crypto.Hash{}, []Leaf{{LockVote, TaskID{1}, StageLock, 0, TaskID{1}}, vote})
 		u.Sign(s.domain, k)
-		c.Proofs = append(c.Proofs, u.proof(1))
+		c.Proofs = append(c.Proofs, u.Proof(1))
 	}
 	return c
 }
@@ -51,7 +51,7 @@ func (s *swarm) certificate(vote Leaf) Certificate {
 func (s *swarm) prove(member int, l Leaf) VoteProof {
 	u := NewBundle(uint16(member), 200, crypto.Hash{}, []Leaf{l})
 	u.Sign(s.domain, s.keys[member])
-	return u.proof(0)
+	return u.Proof(0)
 }
 
 // samples has one valid message of each type that travels.
@@ -71,14 +71,14 @@ func samples(t testing.TB) (*swarm, []Message) {
 	seal := Value{Task: task, Stage: StageSeal, Seal: r.Seal.Value}
 	prepared := &Prepared{s.certificate(Leaf{Prepare, task, StageSeal, 1, seal.Hash(s.domain)}), seal}
 	change := func(member int, m RoundChange) *RoundChange {
-		m.Proof = s.prove(member, m.leaf(s.domain))
+		m.Proof = s.prove(member, m.Leaf(s.domain))
 		return &m
 	}
 	proposal := &Proposal{Round: 2, Value: Value{Task: task, Stage: StageSettle, Outcome: r.Outcome}}
 	for member := range 3 {
 		proposal.Justification = append(proposal.Justification, change(member, RoundChange{Task: task, Stage: StageSettle, Round: 2, Reveals: reveals[:member+1], Seal: &r.Seal}))
 	}
-	proposal.Proof = s.prove(leader(s.genesis, s.domain, task, StageSettle, 2), proposal.leaf(s.domain))
+	proposal.Proof = s.prove(Leader(s.genesis, s.domain, task, StageSettle, 2), proposal.Leaf(s.domain))
 	messages := []Message{
 		proposal,
 		change(1, RoundChange{Task: task, Stage: StageSeal, Round: 2, Prepared: prepared, Commits: r.Seal.Value[1:], Lock: &LockCert{r.Order, r.Lock}}),
@@ -296,7 +296,7 @@ func TestMerklePathsProveTheirLeafAndNoOther(t *testing.T) {
 		}
 		u := NewBundle(0, 0, crypto.Hash{}, leaves)
 		for i := range leaves {
-			p := u.proof(i)
+			p := u.Proof(i)
 			for j, l := range leaves {
 				if p.contains(l) != (i == j) {
 					t.Fatalf("%d leaves: path of leaf %d and leaf %d: %v", n, i, j, p.contains(l))
@@ -311,7 +311,7 @@ func TestMerklePathsProveTheirLeafAndNoOther(t *testing.T) {
 		}
 	}
 	u := NewBundle(0, 0, crypto.Hash{}, make([]Leaf, MaxBundleLeaves))
-	if got := len(u.proof(0).Path); got != maxPath {
+	if got := len(u.Proof(0).Path); got != maxPath {
 		t.Errorf("path of the largest bundle has %d hashes, maxPath is %d", got, maxPath)
 	}
 }

@@ -194,7 +194,7 @@ func (c *settleCase) sign(r *rand.Rand) *Receipt {
 func (c *settleCase) vote(r *rand.Rand, rc *Receipt) {
 	d := Domain(c.genesis)
 	task := OrderID(d, rc.Order.Statement)
-	rc.Lock = c.certificate(r, lockLeaf(task))
+	rc.Lock = c.certificate(r, LockLeaf(task))
 	rc.Seal.Votes = c.certificate(r, Leaf{Commit, task, StageSeal, r.Uint32N(3), rc.Seal.Value.Hash(d)})
 	last := Leaf{FastCommit, task, StageSettle, 0, rc.Outcome.Hash(d)}
 	if r.IntN(2) == 0 {
@@ -211,13 +211,13 @@ func (c *settleCase) certificate(r *rand.Rand, l Leaf) Certificate {
 	for _, i := range signers {
 		leaves := make([]Leaf, 1+r.IntN(9)*r.IntN(2))
 		for j := range leaves {
-			leaves[j] = lockLeaf(TaskID{byte(j), 1})
+			leaves[j] = LockLeaf(TaskID{byte(j), 1})
 		}
 		at := r.IntN(len(leaves))
 		leaves[at] = l
 		u := NewBundle(uint16(i), r.Uint64(), crypto.Hash{1}, leaves)
 		u.Sign(Domain(c.genesis), testKeys[i])
-		cert.Proofs = append(cert.Proofs, u.proof(at))
+		cert.Proofs = append(cert.Proofs, u.Proof(at))
 	}
 	return cert
 }

@@ -76,7 +76,8 @@ type RoundChange struct {
 
 func (m *RoundChange) validator() uint16 { return m.Proof.Header.Statement.Validator }
 
-func (m *RoundChange) leaf(d crypto.Domain) Leaf {
+// Leaf is the vote that proves m.
+func (m *RoundChange) Leaf(d crypto.Domain) Leaf {
 	return Leaf{NewRound, m.Task, m.Stage, m.Round, d.Hash(kindRoundChange, m.appendBody(nil))}
 }
 
@@ -123,7 +124,8 @@ type Proposal struct {
 	Proof         VoteProof
 }
 
-func (m *Proposal) leaf(d crypto.Domain) Leaf {
+// Leaf is the vote that proves m.
+func (m *Proposal) Leaf(d crypto.Domain) Leaf {
 	return Leaf{Propose, m.Value.Task, m.Value.Stage, m.Round, m.Value.Hash(d)}
 }
 
@@ -160,8 +162,8 @@ func readBool(r *crypto.Reader) bool {
 	return v == 1
 }
 
-// leader returns the index of the validator that proposes in a round.
-func leader(g *Genesis, d crypto.Domain, task TaskID, s Stage, round uint32) int {
+// Leader returns the index of the validator that proposes in a round.
+func Leader(g *Genesis, d crypto.Domain, task TaskID, s Stage, round uint32) int {
 	h := d.Hash(kindLeader, append(task[:], byte(s)))
 	return int((binary.BigEndian.Uint64(h[:]) + uint64(round)) % uint64(len(g.Validators)))
 }
@@ -208,7 +210,7 @@ func (v *Verifier) voteClaim(p VoteProof, l Leaf) (crypto.Claim, error) {
 }
 
 func (v *Verifier) roundChangeClaims(m *RoundChange) ([]crypto.Claim, error) {
-	c, err := v.voteClaim(m.Proof, m.leaf(v.domain))
+	c, err := v.voteClaim(m.Proof, m.Leaf(v.domain))
 	if err != nil {
 		return nil, err
 	}
@@ -257,11 +259,11 @@ func (v *Verifier) roundChange(m *RoundChange) error {
 
 // proposal checks everything but that the value follows from the justification, which takes the order.
 func (v *Verifier) proposal(m *Proposal) error {
-	c, err := v.voteClaim(m.Proof, m.leaf(v.domain))
+	c, err := v.voteClaim(m.Proof, m.Leaf(v.domain))
 	if err != nil {
 		return err
 	}
-	if l := leader(v.genesis, v.domain, m.Value.Task, m.Value.Stage, m.Round); int(m.Proof.Header.Statement.Validator) != l {
+	if l := Leader(v.genesis, v.domain, m.Value.Task, m.Value.Stage, m.Round); int(m.Proof.Header.Statement.Validator) != l {
 		return malformed("proposal of validator %d, the leader of round %d is %d", m.Proof.Header.Statement.Validator, m.Round, l)
 	}
 	if len(m.Justification) < v.genesis.Quorum() {
@@ -285,10 +287,10 @@ func (v *Verifier) proposal(m *Proposal) error {
 	return v.verifyClaims(claims)
 }
 
-// justified is value(J) of protocol §6, a pure function: (1) the value of the highest prepared
+// Justified is value(J) of protocol §6, a pure function: (1) the value of the highest prepared
 // certificate in J; else (2, 3) for settle what follows from all reveals in J, which are complete if
 // a member of J sent FastCommit; for seal all commitments in J of members that have one there.
-func justified(g *Genesis, d crypto.Domain, task TaskID, s Stage, o Order, j []*RoundChange) Value {
+func Justified(g *Genesis, d crypto.Domain, task TaskID, s Stage, o Order, j []*RoundChange) Value {
 	var highest *Prepared
 	for _, m := range j {
 		if m.Prepared != nil && (highest == nil || m.Prepared.Votes.Vote.Round > highest.Votes.Vote.Round) {
@@ -358,7 +360,7 @@ func (e *Engine) enterRound(t *task, in *instance, round uint32) {
 		m.Fast = slices.ContainsFunc(e.sent[t.id], func(l Leaf) bool { return l.Kind == FastCommit })
 	}
 	in.own = m
-	e.vote(m.leaf(e.domain))
+	e.vote(m.Leaf(e.domain))
 	e.host.SetTimer(Timer{t.id, roundTimer(in.stage), round}, roundTime(round))
 }
 
@@ -372,14 +374,14 @@ func roundTimer(s Stage) TimerKind {
 // sendProven sends what belongs to an own vote, now that its bundle proves it.
 func (e *Engine) sendProven(t *task, in *instance, l Leaf, u *Bundle, i int) {
 	switch {
-	case l.Kind == NewRound && in.own != nil && in.own.leaf(e.domain) == l:
+	case l.Kind == NewRound && in.own != nil && in.own.Leaf(e.domain) == l:
 		m := *in.own
-		m.Proof = u.proof(i)
+		m.Proof = u.Proof(i)
 		e.host.Send(Everyone, &m)
 		e.onRoundChange(t, &m)
-	case l.Kind == Propose && in.proposal != nil && in.proposal.leaf(e.domain) == l:
+	case l.Kind == Propose && in.proposal != nil && in.proposal.Leaf(e.domain) == l:
 		m := *in.proposal
-		m.Proof = u.proof(i)
+		m.Proof = u.Proof(i)
 		e.host.Send(Everyone, &m)
 		e.onProposal(t, &m)
 	}
@@ -433,7 +435,7 @@ func (e *Engine) joinRound(t *task, in *instance) {
 
 // propose proposes a value once a quorum has entered the round that this validator leads.
 func (e *Engine) propose(t *task, in *instance) {
-	if in.round == 0 || in.proposal != nil || leader(e.genesis, e.domain, t.id, in.stage, in.round) != e.self {
+	if in.round == 0 || in.proposal != nil || Leader(e.genesis, e.domain, t.id, in.stage, in.round) != e.self {
 		return
 	}
 	var j []*RoundChange
@@ -445,9 +447,9 @@ func (e *Engine) propose(t *task, in *instance) {
 	if len(j) < e.genesis.Quorum() {
 		return
 	}
-	v := justified(e.genesis, e.domain, t.id, in.stage, t.order.Statement, j)
+	v := Justified(e.genesis, e.domain, t.id, in.stage, t.order.Statement, j)
 	in.proposal = &Proposal{Round: in.round, Value: v, Justification: j}
-	e.vote(in.proposal.leaf(e.domain))
+	e.vote(in.proposal.Leaf(e.domain))
 }
 
 // onProposal prepares the leader's value if it is the one that its justification leaves.
@@ -459,7 +461,7 @@ func (e *Engine) onProposal(t *task, m *Proposal) {
 	if e.tasks[t.id] != t || in.decided || in.round != m.Round {
 		return
 	}
-	v := justified(e.genesis, e.domain, t.id, in.stage, t.order.Statement, m.Justification)
+	v := Justified(e.genesis, e.domain, t.id, in.stage, t.order.Statement, m.Justification)
 	if v.Hash(e.domain) != m.Value.Hash(e.domain) {
 		e.odd(t.id, fmt.Sprintf("the leader of round %d of the %v stage proposed a value that does not follow", m.Round, in.stage))
 		return

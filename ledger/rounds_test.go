@@ -208,11 +208,11 @@ func TestLeaderHasNoChoice(t *testing.T) {
 		}
 		lie := *p // leaves out a commitment that its justification holds
 		lie.Value.Seal = lie.Value.Seal[1:]
-		l := lie.leaf(s.domain)
+		l := lie.Leaf(s.domain)
 		leader := p.Proof.Header.Statement.Validator
 		u := NewBundle(leader, 1000+uint64(p.Round), crypto.Hash{}, []Leaf{l})
 		u.Sign(s.domain, s.keys[leader])
-		lie.Proof = u.proof(0)
+		lie.Proof = u.Proof(0)
 		refused = true
 		return &lie
 	}
@@ -221,7 +221,7 @@ func TestLeaderHasNoChoice(t *testing.T) {
 		for _, l := range p.votes {
 			if l.Kind == Prepare {
 				// The leader prepares its honest value by itself; nobody else may follow the lie.
-				if l.Round > 0 && leader(s.genesis, s.domain, id, StageSeal, l.Round) != i {
+				if l.Round > 0 && Leader(s.genesis, s.domain, id, StageSeal, l.Round) != i {
 					t.Errorf("peer %d prepared a value that does not follow", i)
 				}
 			}

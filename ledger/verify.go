@@ -279,6 +279,14 @@ func claim[S statement](v *Verifier, s Signed[S]) (crypto.Claim, error) {
 	return crypto.Claim{Key: key, Message: v.domain.SigningBytes(s.Statement.kind(), s.Statement.append(nil)), Sig: s.Sig}, nil
 }
 
+// Trust remembers a signature that this process has just made with its own key, so that it is not
+// verified when it comes back.
+func Trust[S statement](v *Verifier, s Signed[S]) {
+	if c, err := claim(v, s); err == nil { // a malformed one is refused by Verify
+		v.sigs.Trust(c)
+	}
+}
+
 // verifySigned checks a lone statement.
 func verifySigned[S statement](v *Verifier, s Signed[S]) error {
 	c, err := claim(v, s)
@@ -421,7 +429,7 @@ func (v *Verifier) lock(l *LockCert) error {
 
 func (v *Verifier) lockClaims(order Signed[Order], votes Certificate) ([]crypto.Claim, error) {
 	task := v.TaskID(order.Statement)
-	if votes.Vote != lockLeaf(task) {
+	if votes.Vote != LockLeaf(task) {
 		return nil, malformed("votes are not to lock the order's fee")
 	}
 	c, err := claim(v, order)

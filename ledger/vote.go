@@ -55,8 +55,8 @@ type Leaf struct {
 	Value crypto.Hash // of what is voted for: the task, H(S) or H(V)
 }
 
-// lockLeaf is the one vote by which a task's fee is locked.
-func lockLeaf(id TaskID) Leaf { return Leaf{Kind: LockVote, Task: id, Stage: StageLock, Value: id} }
+// LockLeaf is the one vote by which a task's fee is locked.
+func LockLeaf(id TaskID) Leaf { return Leaf{Kind: LockVote, Task: id, Stage: StageLock, Value: id} }
 
 func (l Leaf) append(b []byte) []byte {
 	b = append(b, byte(l.Kind))
@@ -176,8 +176,8 @@ func readBundle(r *crypto.Reader) (u Bundle) {
 	return u
 }
 
-// proof returns what proves leaf i without the other leaves.
-func (u Bundle) proof(i int) VoteProof {
+// Proof returns what proves leaf i without the other leaves.
+func (u Bundle) Proof(i int) VoteProof {
 	return VoteProof{Header: u.Header, Index: uint16(i), Path: merklePath(u.Leaves, i)}
 }
 

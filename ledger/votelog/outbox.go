@@ -216,6 +216,7 @@ func (o *Outbox) sign() (signed []func(Network), bundles []*ledger.Bundle, err e
 	for part := range slices.Chunk(o.leaves, ledger.MaxBundleLeaves) {
 		u := ledger.NewBundle(uint16(o.Self), o.seq, o.previous, part)
 		u.Sign(o.domain, o.Key)
+		ledger.Trust(o.Verifier, u.Header)
 		o.chain(u.Header.Statement)
 		o.log.Bundle(&u)
 		bundles = append(bundles, &u)
@@ -224,10 +225,14 @@ func (o *Outbox) sign() (signed []func(Network), bundles []*ledger.Bundle, err e
 		return nil, nil, err
 	}
 	for _, s := range o.openings {
-		signed = append(signed, func(n Network) { n.Gossip(new(ledger.Sign(o.domain, o.Key, s.commit))) })
+		c := ledger.Sign(o.domain, o.Key, s.commit)
+		ledger.Trust(o.Verifier, c)
+		signed = append(signed, func(n Network) { n.Gossip(&c) })
 	}
 	for _, r := range o.reveals {
-		signed = append(signed, func(n Network) { n.Gossip(new(ledger.Sign(o.domain, o.Key, r))) })
+		v := ledger.Sign(o.domain, o.Key, r)
+		ledger.Trust(o.Verifier, v)
+		signed = append(signed, func(n Network) { n.Gossip(&v) })
 	}
 	o.basis, o.openings, o.leaves, o.reveals = nil, nil, nil, nil
 	return signed, bundles, nil
