@@ -25,11 +25,11 @@ type ledgerFlags struct{ dir, peer string }
 func newLedger(g *globals) *cobra.Command {
 	var f ledgerFlags
 	c := group("ledger", "Inspect and verify the ledger",
-		ledgerAccounts(g, &f), ledgerTasks(g, &f), ledgerTask(g, &f), ledgerVerify(g, &f))
+		ledgerAccounts(g, &f), ledgerTasks(g, &f), ledgerTask(g, &f), ledgerVerify(g, &f), ledgerDigest(g, &f))
 	c.Long = `Shows the ledger of a peer of the running network. If --dir names the directory
 of a network that does not run, its ledger is read from disk.`
 	c.PersistentFlags().StringVar(&f.dir, "dir", "", "directory of the network, if several run or it does not run")
-	c.PersistentFlags().StringVar(&f.peer, "peer", "", "peer whose ledger is looked at (default: the payer; verify: all)")
+	c.PersistentFlags().StringVar(&f.peer, "peer", "", "peer whose ledger is looked at (default: the payer; verify and digest: all)")
 	return c
 }
 
@@ -39,6 +39,7 @@ type reader interface {
 	Tasks(ctx context.Context, peer string, n int) ([]control.Task, error)
 	Task(ctx context.Context, peer, id string) (node.TaskStatus, error)
 	Verify(ctx context.Context, peer string) ([]control.PeerVerification, error)
+	Digests(ctx context.Context, peer string) ([]control.PeerDigest, error)
 }
 
 func (f *ledgerFlags) open(ctx context.Context) (reader, error) {
@@ -174,6 +175,58 @@ func failedVerification(results []control.PeerVerification) error {
 	return nil
 }
 
+// digests says whether ledgers hold the same settled tasks.
+type digests struct {
+	Agree   bool                 `json:"agree"`
+	Ledgers []control.PeerDigest `json:"ledgers"`
+}
+
+func ledgerDigest(g *globals, f *ledgerFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "digest", Short: "Show what stands for all settled tasks, and whether the ledgers agree", Args: args(cobra.NoArgs),
+		Long: `Shows the digest of each ledger: two ledgers with one digest hold the same settled
+tasks with the same outcomes. The exit code is 1 if they differ, as they do for a moment
+while tasks are being settled.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := f.open(c.Context())
+			if err != nil {
+				return err
+			}
+			d := digests{Agree: true}
+			if d.Ledgers, err = r.Digests(c.Context(), f.peer); err != nil {
+				return err
+			}
+			for _, l := range d.Ledgers {
+				d.Agree = d.Agree && l.Digest == d.Ledgers[0].Digest
+			}
+			if g.json {
+				err = printJSON(c.OutOrStdout(), d)
+			} else {
+				d.print(c.OutOrStdout())
+			}
+			if err == nil && !d.Agree {
+				err = fmt.Errorf("%w: the ledgers differ", errShown)
+			}
+			return err
+		},
+	}
+}
+
+func (d digests) print(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "LEDGER\tTASKS\tDIGEST")
+	for _, l := range d.Ledgers {
+		fmt.Fprintf(t, "%s\t%d\t%s\n", l.Peer, l.Tasks, l.Sum)
+	}
+	t.Flush()
+	switch {
+	case !d.Agree:
+		fmt.Fprintln(w, "\nthe ledgers differ")
+	case len(d.Ledgers) > 1:
+		fmt.Fprintf(w, "\nall %d ledgers agree\n", len(d.Ledgers))
+	}
+}
+
 // offline is the directory of a network that does not run.
 type offline string
 
@@ -247,6 +300,18 @@ func (o offline) Task(_ context.Context, peer, id string) (node.TaskStatus, erro
 
 // Verify implements reader.
 func (o offline) Verify(_ context.Context, peer string) ([]control.PeerVerification, error) {
+	return readAll(o, peer, func(name string, s *store.Store) control.PeerVerification { return control.Verify(name, s) })
+}
+
+// Digests implements reader.
+func (o offline) Digests(_ context.Context, peer string) ([]control.PeerDigest, error) {
+	return readAll(o, peer, func(name string, s *store.Store) control.PeerDigest {
+		return control.PeerDigest{Peer: name, Digest: s.Digest()}
+	})
+}
+
+// readAll reads from the ledger of a peer, or of each one if peer is "".
+func readAll[T any](o offline, peer string, f func(name string, s *store.Store) T) (results []T, err error) {
 	peers := []string{peer}
 	if peer == "" {
 		found, err := filepath.Glob(filepath.Join(string(o), "*", "ledger"))
@@ -258,9 +323,8 @@ func (o offline) Verify(_ context.Context, peer string) ([]control.PeerVerificat
 			peers = append(peers, filepath.Base(filepath.Dir(p)))
 		}
 	}
-	var results []control.PeerVerification
 	for _, p := range peers {
-		v, err := read(o, p, func(s *store.Store) (control.PeerVerification, error) { return control.Verify(p, s), nil })
+		v, err := read(o, p, func(s *store.Store) (T, error) { return f(p, s), nil })
 		if err != nil {
 			return nil, err
 		}

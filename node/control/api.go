@@ -106,6 +106,12 @@ type PeerVerification struct {
 	*store.Verification
 }
 
+// PeerDigest is the digest of one peer's ledger.
+type PeerDigest struct {
+	Peer string `json:"peer"`
+	ledger.Digest
+}
+
 // Error is an error of a request.
 type Error struct {
 	Code    Code   `json:"code"`

@@ -132,6 +132,11 @@ func (c *Client) Verify(ctx context.Context, peer string) (v []PeerVerification,
 	return v, c.get(ctx, "/v1/verify", query("peer", peer), &v)
 }
 
+// Digests returns the digest of a peer's ledger, or of all of them if peer is "".
+func (c *Client) Digests(ctx context.Context, peer string) (d []PeerDigest, err error) {
+	return d, c.get(ctx, "/v1/digests", query("peer", peer), &d)
+}
+
 func query(pairs ...string) url.Values {
 	q := url.Values{}
 	for i := 0; i < len(pairs); i += 2 {

@@ -171,6 +171,13 @@ func TestClientGetsWhatTheNodesKnow(t *testing.T) {
 	if v, err := c.Verify(soon(t), "payer"); err != nil || len(v) != 1 || v[0].Peer != "payer" {
 		t.Errorf("verify one: %+v, %v", v, err)
 	}
+	all, err := c.Digests(soon(t), "")
+	if err != nil || len(all) != 3 || all[0].Digest != v[0].Digest || all[1].Digest != v[0].Digest || all[2] != (PeerDigest{"payer", v[2].Digest}) || all[0].Tasks != 1 {
+		t.Errorf("digests: %+v, %v", all, err)
+	}
+	if one, err := c.Digests(soon(t), "worker-1"); err != nil || len(one) != 1 || one[0] != all[1] {
+		t.Errorf("one digest: %+v, %v", one, err)
+	}
 }
 
 func TestErrorsHaveTheirCodes(t *testing.T) {
@@ -192,6 +199,7 @@ func TestErrorsHaveTheirCodes(t *testing.T) {
 		"request too large": {CodeUsage, ask(AskRequest{Prompt: strings.Repeat("x", maxRequest)})},
 		"unknown peer":      {CodeNotFound, func(ctx context.Context) error { _, err := c.Accounts(ctx, "nobody"); return err }},
 		"peer to verify":    {CodeNotFound, func(ctx context.Context) error { _, err := c.Verify(ctx, "nobody"); return err }},
+		"peer of a digest":  {CodeNotFound, func(ctx context.Context) error { _, err := c.Digests(ctx, "nobody"); return err }},
 		"peer of tasks":     {CodeNotFound, func(ctx context.Context) error { _, err := c.Tasks(ctx, "nobody", 1); return err }},
 		"no tasks":          {CodeUsage, func(ctx context.Context) error { _, err := c.Tasks(ctx, "", -1); return err }},
 		"unknown task":      {CodeNotFound, func(ctx context.Context) error { _, err := c.Task(ctx, "", "abcdef"); return err }},

@@ -66,6 +66,7 @@ func Serve(version, dir string, peers []Peer) (*Server, error) {
 	mux.HandleFunc("GET /v1/tasks", s.tasks)
 	mux.HandleFunc("GET /v1/tasks/{id}", s.task)
 	mux.HandleFunc("GET /v1/verify", s.verify)
+	mux.HandleFunc("GET /v1/digests", s.digests)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	s.http = &http.Server{Handler: s.count(mux), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
@@ -136,6 +137,15 @@ func (s *Server) peer(r *http.Request) (Peer, error) {
 		all = append(all, p.Name)
 	}
 	return Peer{}, &Error{CodeNotFound, fmt.Sprintf("no peer %q here: there are %s", name, strings.Join(all, ", "))}
+}
+
+// oneOrAll returns the peer that a request names, all of them if it names none.
+func (s *Server) oneOrAll(r *http.Request) ([]Peer, error) {
+	if r.URL.Query().Get("peer") == "" {
+		return s.peers, nil
+	}
+	p, err := s.peer(r)
+	return []Peer{p}, err
 }
 
 func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
@@ -230,14 +240,10 @@ func (s *Server) task(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
-	peers := s.peers
-	if r.URL.Query().Get("peer") != "" {
-		p, err := s.peer(r)
-		if err != nil {
-			replyError(w, err)
-			return
-		}
-		peers = []Peer{p}
+	peers, err := s.oneOrAll(r)
+	if err != nil {
+		replyError(w, err)
+		return
 	}
 	results := []PeerVerification{}
 	for _, p := range peers {
@@ -248,6 +254,19 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 		results = append(results, Verify(p.Name, p.Node.Ledger()))
 	}
 	reply(w, results)
+}
+
+func (s *Server) digests(w http.ResponseWriter, r *http.Request) {
+	peers, err := s.oneOrAll(r)
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	digests := []PeerDigest{}
+	for _, p := range peers {
+		digests = append(digests, PeerDigest{p.Name, p.Node.Ledger().Digest()})
+	}
+	reply(w, digests)
 }
 
 func reply(w http.ResponseWriter, v any) {
