@@ -21,8 +21,8 @@ import (
 // proposes the value that a quorum of these leaves it. A quorum of Prepare in a round leads to Commit,
 // a quorum of Commit in any round, or of FastCommit, decides.
 
-// maxRound bounds the rounds, so that a validator can't fill the memory of others. With rounds of ten
-// seconds it is not reached in ten minutes of silence.
+// maxRound bounds the rounds, so that a validator can't fill the memory of others. A round ends only
+// after a quorum came to it, so this many have failed with a quorum at work.
 const maxRound = 128
 
 // How long a round lasts. Protocol §6 starts from 20 to 50 ms between machines of their own; these
@@ -277,6 +277,12 @@ func (e *Engine) count(t *task, in *instance) {
 // onSealCert closes the set of score commitments. Only now does this member show its scores (I13).
 func (e *Engine) onSealCert(t *task, s *SealCert) {
 	if t.seal.decided {
+		if s.Votes.Vote.Value != t.sealed.Votes.Vote.Value {
+			e.odd(t.id, fmt.Sprintf("two sets of score commitments are sealed (I1): more than %d validators contradict themselves", e.genesis.Faults()))
+			for _, p := range contradictions(s.Votes, t.sealed.Votes) {
+				e.accuse(p)
+			}
+		}
 		return
 	}
 	t.seal.decided, t.sealed = true, s

@@ -332,7 +332,7 @@ func (e *Engine) Timer(tm Timer) {
 			in = &t.settle
 		}
 		if t.locked && in.round == tm.Round && (in.stage == StageSeal || t.sealed != nil) {
-			e.enterRound(t, in, in.round+1)
+			e.roundOver(t, in)
 		}
 	case AnswerDeadline:
 		e.close(t)
@@ -771,14 +771,14 @@ func (e *Engine) castLeaves(t *task, u *Bundle) {
 
 func (e *Engine) onReceipt(r *Receipt) {
 	id := r.Task()
-	if e.host.IsSettled(id) {
-		return
-	}
-	if err := e.host.Settle(r); err != nil {
+	known := e.host.IsSettled(id)
+	if err := e.host.Settle(r); err != nil { // also if another outcome is known
 		e.odd(id, err.Error())
 		return
 	}
-	e.finish(r)
+	if !known {
+		e.finish(r)
+	}
 }
 
 // finish forgets a task that has its outcome.

@@ -204,6 +204,22 @@ func votesEvidence(a, b ProvenVote) *Evidence {
 	return &Evidence{Offence: TwoVotes, Votes: [2]ProvenVote{a, b}}
 }
 
+// contradictions proves who voted in two certificates of one ballot with different values: with more than
+// f Byzantine validators there can be such, and they name f+1 of them or more (§11).
+func contradictions(a, b Certificate) (list []*Evidence) {
+	if a.Vote.ballot() != b.Vote.ballot() || a.Vote.Value == b.Vote.Value {
+		return nil
+	}
+	for _, p := range a.Proofs {
+		for _, q := range b.Proofs {
+			if p.Header.Statement.Validator == q.Header.Statement.Validator {
+				list = append(list, votesEvidence(ProvenVote{a.Vote, p}, ProvenVote{b.Vote, q}))
+			}
+		}
+	}
+	return list
+}
+
 // evidence checks that the two statements contradict each other, and both signatures.
 func (v *Verifier) evidence(e *Evidence) error {
 	claims := make([]crypto.Claim, 2)

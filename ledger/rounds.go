@@ -340,6 +340,22 @@ func unionCommits(j []*RoundChange) (s SealValue) {
 	return s
 }
 
+// roundOver leaves a round that took too long, if a quorum came to it. With fewer validators the next one
+// would bring no more, and the number of rounds would tell how long they were away.
+func (e *Engine) roundOver(t *task, in *instance) {
+	came := 0
+	for _, m := range in.changes {
+		if m.Round >= in.round {
+			came++
+		}
+	}
+	if in.round > 0 && came < e.genesis.Quorum() {
+		e.host.SetTimer(Timer{t.id, roundTimer(in.stage), in.round}, roundTime(in.round))
+		return
+	}
+	e.enterRound(t, in, in.round+1)
+}
+
 // enterRound leaves the current round of an instance for a later one, and tells the others all that is
 // known of it here.
 func (e *Engine) enterRound(t *task, in *instance, round uint32) {

@@ -271,3 +271,48 @@ func TestRoundMessagesAreCheckedInEveryPart(t *testing.T) {
 		}
 	}
 }
+
+func TestRoundsDoNotRunAwayWhileAQuorumIsMissing(t *testing.T) {
+	s := newSwarm(t, 4, 2)
+	a, b := s.peers[1], s.peers[2]
+	s.after(30*time.Millisecond, func() { a.down, b.down = true, true })
+	id, order := s.order(0, TaskID{}, Credit, 1)
+	s.gossip(4, order)
+	s.answer(id, 0, "text", 20*time.Millisecond, 50*time.Millisecond)
+	const away = time.Hour // of rounds of ten seconds each
+	s.run(away)
+	if s.peers[0].Tasks() != 0 {
+		t.Fatal("settled without a quorum")
+	}
+	for _, l := range s.peers[0].votes {
+		if l.Round > 1 {
+			t.Fatalf("a %v vote of round %d after an hour without a quorum", l.Kind, l.Round)
+		}
+	}
+	s.after(0, func() { a.restart(); b.restart() })
+	s.run(2 * away)
+	s.checkVotes()
+	s.checkAgreement(1)
+}
+
+func TestTwoSealsNameThoseWhoSignedBoth(t *testing.T) {
+	s := newSwarm(t, 4, 4)
+	id, order := s.order(0, TaskID{}, Credit, 1)
+	s.gossip(4, order)
+	s.run(100 * time.Millisecond)
+	for i := range 2 {
+		commit := Sign(s.domain, s.keys[3], CommitScores(s.domain, id, 3, nil, Opening{Salt: [32]byte{byte(i)}}))
+		v := SealValue{commit}
+		s.send(3, 0, "", &SealCert{v, s.certificate(Leaf{Commit, id, StageSeal, 0, v.Hash(s.domain)})})
+	}
+	s.run(200 * time.Millisecond)
+	accused := map[int]bool{}
+	for _, e := range s.peers[0].kept() {
+		if e.Offence == TwoVotes {
+			accused[e.Validator()] = true
+		}
+	}
+	if len(accused) < s.genesis.Quorum()-s.genesis.Faults() {
+		t.Errorf("accused: %v", accused)
+	}
+}
