@@ -785,8 +785,10 @@ func (e *Engine) onReceipt(r *Receipt) {
 func (e *Engine) finish(r *Receipt) {
 	id := r.Task()
 	o := r.Order.Statement
-	delete(e.tasks, id)
-	e.publish(id, StageSettle, r)
+	if _, open := e.tasks[id]; open { // else it is old: others have had it for long
+		delete(e.tasks, id)
+		e.publish(id, StageSettle, r)
+	}
 	at := nonceOf(o)
 	if e.voted[at] == id {
 		delete(e.voted, at)

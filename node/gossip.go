@@ -72,7 +72,7 @@ func (n *Node) join() error {
 	if err := n.host.Serve(p2p.ServeConfig{Name: protocolContent, MaxRequest: 32, Handle: n.content.serve}); err != nil {
 		return err
 	}
-	return n.host.Serve(p2p.ServeConfig{Name: protocolLedger, MaxRequest: 33, Handle: n.serveLedger})
+	return n.host.Serve(p2p.ServeConfig{Name: protocolSync, MaxRequest: maxAsk, Handle: n.serveSync})
 }
 
 // committee returns the peer ids of the other validators; none on a node that is no validator.

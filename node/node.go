@@ -38,6 +38,7 @@ type Node struct {
 	content  *content
 	loop     *loop
 	worker   *worker
+	syncer   *syncer
 
 	ctx    context.Context // ends when the node closes
 	cancel context.CancelFunc
@@ -72,6 +73,8 @@ type config struct {
 	listen   []multiaddr.Multiaddr
 	peers    []multiaddr.Multiaddr
 	observe  func(Event)
+
+	syncEvery time.Duration // tests make it shorter
 }
 
 // Option sets up a node.
@@ -136,6 +139,7 @@ type Event struct {
 // directory that another process uses gives an error that wraps store.ErrInUse.
 func New(ctx context.Context, opts ...Option) (*Node, error) {
 	n := &Node{log: slog.Default(), ownFees: map[ledger.TaskID]ledger.Amount{}, self: -1}
+	n.cfg.syncEvery = syncEvery
 	for _, o := range opts {
 		if err := o(&n.cfg); err != nil {
 			return nil, err
@@ -202,8 +206,10 @@ func (n *Node) identify() error {
 }
 
 func (n *Node) assemble() (err error) {
+	n.syncer = newSyncer(n)
 	if n.host, err = p2p.New(p2p.Config{
 		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Logger: n.log, Topics: topicNames(),
+		Met: func(p peer.ID) { n.syncer.add(p) },
 	}); err != nil {
 		return err
 	}
@@ -242,7 +248,7 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	n.tasks.Go(n.loop.run)
 	n.tasks.Go(n.watchStore)
-	n.tasks.Go(n.catchUp)
+	n.tasks.Go(n.syncer.run)
 	if err := n.host.Keep(n.cfg.peers...); err != nil {
 		return err
 	}

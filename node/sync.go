@@ -5,124 +5,552 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"math/rand/v2"
+	"runtime"
 	"slices"
+	"sync"
+	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/sync/errgroup"
 
-	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/p2p"
 )
 
-// A node that was away asks others for the receipts that it missed. A receipt proves itself, so it does
-// not matter who sends it.
-//
-//	request: 1 | task(32)   -> ids of settled tasks above this one, ascending, at most syncPage
-//	request: 2 | task(32)   -> the task's receipt
+// How a node keeps up with others. Together these bound the memory that it takes beside the ledger's own:
+// syncPeers * syncAhead responses of syncBytes, and what they decode to.
 const (
-	protocolLedger = "ledger"
-	askTasks       = 1
-	askReceipt     = 2
-	syncPage       = 2000
-	// syncPeers is how many peers a node compares itself with when it starts.
-	syncPeers = 3
+	syncPeers = 3   // peers that are worked with side by side
+	syncAhead = 2   // responses with receipts that are under way from each of them
+	syncBatch = 256 // receipts that are asked for at once
+	// syncTurn is how long one peer is worked with before others that wait get their turn: who answers slowly must
+	// not keep those away that do not.
+	syncTurn = time.Minute
+	// syncEvery is the mean time after which a node compares its digest with that of a peer chosen at random.
+	syncEvery = 30 * time.Second
+	// syncTimeout is how long one response may take.
+	syncTimeout = 10 * time.Second
+	// syncQueue bounds the peers that wait for their turn.
+	syncQueue = 256
+	// verifyChunk is how many receipts are verified, and then applied, at a time: a few ms of one processor and
+	// well under one of the node's loop.
+	verifyChunk = 16
+	// maxOpenTaken bounds the open tasks that are taken from one peer's list.
+	maxOpenTaken = 1 << 16
 )
 
-func (n *Node) serveLedger(_ context.Context, _ peer.ID, request []byte) ([]byte, error) {
-	if len(request) != 1+crypto.HashSize {
-		return nil, p2p.ErrBadRequest
-	}
-	task := ledger.TaskID(request[1:])
-	switch request[0] {
-	case askTasks:
-		if err := n.store.Flush(); err != nil { // what is listed can then be fetched
-			return nil, err
-		}
-		ids, err := n.store.SettledAbove(task, syncPage)
-		if err != nil {
-			return nil, err
-		}
-		var b []byte
-		for _, id := range ids {
-			b = append(b, id[:]...)
-		}
-		return b, nil
-	case askReceipt:
-		r, err := n.store.Receipt(task)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil, p2p.ErrNotFound
-		}
-		if err != nil {
-			return nil, err
-		}
-		return r.Encode(), nil
-	}
-	return nil, p2p.ErrBadRequest
+// errLie is wrapped when what a peer says contradicts itself or the protocol. The peer is not asked again
+// for lieTime.
+var errLie = errors.New("the peer's ledger does not hold")
+
+const lieTime = time.Hour
+
+func lie(format string, a ...any) error {
+	return fmt.Errorf("%w: %w", errLie, fmt.Errorf(format, a...))
 }
 
-// catchUp compares this ledger with those of a few peers, as soon as there is one.
-func (n *Node) catchUp() {
-	if n.topics[ledger.TopicCert].WaitForPeers(n.ctx, 1) != nil {
-		return
-	}
-	for i, p := range n.host.Peers() {
-		if i == syncPeers {
-			return
-		}
-		if err := n.syncFrom(n.ctx, p); err != nil && n.ctx.Err() == nil {
-			n.log.Warn("not caught up with peer", "from", p, "error", err)
-		}
-	}
+// remote is a peer's ledger, as far as it tells of it.
+type remote struct {
+	node *Node
+	peer peer.ID
 }
 
-// syncFrom fetches every receipt that a peer has and this node has not.
-func (n *Node) syncFrom(ctx context.Context, p peer.ID) error {
-	for after := (ledger.TaskID{}); ; {
-		page, err := n.host.Request(ctx, p, protocolLedger, append([]byte{askTasks}, after[:]...), syncPage*crypto.HashSize)
-		if err != nil {
-			return fmt.Errorf("listing tasks: %w", err)
-		}
-		if len(page)%crypto.HashSize != 0 {
-			return errors.New("listing tasks: the peer's list is cut")
-		}
-		for part := range slices.Chunk(page, crypto.HashSize) {
-			id := ledger.TaskID(part)
-			if bytes.Compare(id[:], after[:]) <= 0 {
-				return errors.New("listing tasks: the peer's list does not ascend")
-			}
-			after = id
-			if n.store.IsSettled(id) {
-				continue
-			}
-			if err := n.fetchReceipt(ctx, p, id); err != nil {
-				return err
-			}
-		}
-		if len(page) < syncPage*crypto.HashSize {
-			return nil
-		}
+// request asks a peer. A response that is no answer to the question is a lie.
+func request[T any](ctx context.Context, r remote, a ask, decode func([]byte) (T, error)) (v T, err error) {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	data, err := r.node.host.Request(ctx, r.peer, protocolSync, a.encode(), a.maxAnswer())
+	if errors.Is(err, p2p.ErrTooLarge) {
+		return v, lie("%w", err)
 	}
-}
-
-func (n *Node) fetchReceipt(ctx context.Context, p peer.ID, task ledger.TaskID) error {
-	data, err := n.host.Request(ctx, p, protocolLedger, append([]byte{askReceipt}, task[:]...), ledger.MaxMessage)
 	if err != nil {
-		return fmt.Errorf("receipt of task %s: %w", task.Short(), err)
+		return v, err
+	}
+	if v, err = decode(data); err != nil {
+		return v, lie("%w", err)
+	}
+	return v, nil
+}
+
+// Digest implements digests.
+func (r remote) Digest(ctx context.Context) (ledger.Digest, error) {
+	d, err := request(ctx, r, ask{kind: askDigest}, func(b []byte) ([]ledger.Digest, error) { return decodeDigests(b, 1) })
+	if err != nil {
+		return ledger.Digest{}, err
+	}
+	return d[0], nil
+}
+
+// BucketDigests implements digests.
+func (r remote) BucketDigests(ctx context.Context) ([]ledger.Digest, error) {
+	return request(ctx, r, ask{kind: askBuckets}, func(b []byte) ([]ledger.Digest, error) { return decodeDigests(b, ledger.Buckets) })
+}
+
+// BucketTasks implements digests. A ledger only grows, so the list must have as many tasks as the digest
+// that was told before counts, and if it has no more, make that digest.
+func (r remote) BucketTasks(ctx context.Context, bucket int, told ledger.Digest) iter.Seq2[store.BucketTask, error] {
+	return func(yield func(store.BucketTask, error) bool) {
+		sums := ledger.NewSums(r.node.domain)
+		for after := (ledger.TaskID{}); ; {
+			page, err := request(ctx, r, ask{kind: askTasks, bucket: bucket, after: after}, decodeBucketTasks)
+			if err != nil {
+				yield(store.BucketTask{}, err)
+				return
+			}
+			for _, t := range page {
+				if ledger.BucketOf(t.Task) != bucket || bytes.Compare(t.Task[:], after[:]) <= 0 {
+					yield(t, lie("bucket %d lists %s after %s", bucket, t.Task.Short(), after.Short()))
+					return
+				}
+				after = t.Task
+				sums.Add(t.Task, t.Outcome)
+				if !yield(t, nil) {
+					return
+				}
+			}
+			if len(page) < syncPage {
+				break
+			}
+		}
+		switch got := sums.BucketDigest(bucket); {
+		case got.Tasks < told.Tasks:
+			yield(store.BucketTask{}, lie("bucket %d lists %d tasks, its digest is of %d", bucket, got.Tasks, told.Tasks))
+		case got.Tasks == told.Tasks && got != told:
+			yield(store.BucketTask{}, lie("bucket %d lists tasks that do not make its digest", bucket))
+		}
+	}
+}
+
+// certificates fetches one certificate for each task from the first on, as many as the peer's response
+// holds.
+func (r remote) certificates(ctx context.Context, kind askKind, tasks []ledger.TaskID) ([][]byte, error) {
+	size := 0
+	parts, err := request(ctx, r, ask{kind: kind, tasks: tasks}, func(b []byte) ([][]byte, error) {
+		size = len(b)
+		return decodeParts(b, len(tasks))
+	})
+	if err == nil && len(parts) < len(tasks) && size+partHeader+ledger.MaxMessage <= syncBytes {
+		return nil, lie("%d of %d certificates in a response of %d bytes, where more have room", len(parts), len(tasks), size)
+	}
+	return parts, err
+}
+
+// receipts fetches the receipts of listed tasks from the first on, as many as a response holds, and
+// verifies them. A receipt proves itself, so it does not matter who sends it.
+func (r remote) receipts(ctx context.Context, listed []store.BucketTask) ([]ledger.Verified, error) {
+	tasks := make([]ledger.TaskID, len(listed))
+	for i, t := range listed {
+		tasks[i] = t.Task
+	}
+	parts, err := r.certificates(ctx, askReceipts, tasks)
+	if err != nil {
+		return nil, err
+	}
+	verified := make([]ledger.Verified, len(parts))
+	var g errgroup.Group
+	for begin := 0; begin < len(parts); begin += verifyChunk {
+		r.node.syncer.cores <- struct{}{}
+		g.Go(func() error {
+			defer func() { <-r.node.syncer.cores }()
+			for i := begin; i < min(begin+verifyChunk, len(parts)); i++ {
+				v, err := r.node.checkReceipt(parts[i], listed[i])
+				if err != nil {
+					return lie("receipt of task %s: %w", listed[i].Task.Short(), err)
+				}
+				verified[i] = v
+			}
+			return nil
+		})
+	}
+	return verified, g.Wait()
+}
+
+// checkReceipt verifies a receipt that should settle a task with an outcome.
+func (n *Node) checkReceipt(data []byte, want store.BucketTask) (v ledger.Verified, err error) {
+	if len(data) == 0 {
+		return v, errors.New("it is listed, and not there")
 	}
 	r, err := ledger.DecodeReceipt(data)
 	if err != nil {
+		return v, err
+	}
+	if vote := r.Settle.Vote; vote.Task != want.Task || vote.Value != want.Outcome {
+		return v, errors.New("it is of another task or outcome than listed")
+	}
+	return n.verifier.Verify(r)
+}
+
+// syncer compares the node's ledger with those of peers and fetches what is missing: with each peer when
+// it connects, and from time to time with one chosen at random, so that whoever missed a receipt gets it.
+type syncer struct {
+	node  *Node
+	every time.Duration
+	wake  chan struct{}
+	cores chan struct{} // held while verifying: as many as there are processors
+
+	mu     sync.Mutex
+	queue  []peer.ID                       // to be compared with
+	claims map[ledger.TaskID]chan struct{} // tasks that are being fetched; closed when that ended
+	liars  *lru.Cache[peer.ID, time.Time]  // when they lied
+	known  *lru.Cache[ledger.TaskID, bool] // conflicts that are known
+}
+
+func newSyncer(n *Node) *syncer {
+	liars, err := lru.New[peer.ID, time.Time](1024)
+	if err != nil {
+		panic(err) // the size is positive
+	}
+	known, err := lru.New[ledger.TaskID, bool](1024)
+	if err != nil {
+		panic(err)
+	}
+	return &syncer{
+		node: n, every: n.cfg.syncEvery, wake: make(chan struct{}, 1), cores: make(chan struct{}, runtime.NumCPU()),
+		claims: map[ledger.TaskID]chan struct{}{}, liars: liars, known: known,
+	}
+}
+
+// add has peers compared with, soon.
+func (s *syncer) add(peers ...peer.ID) {
+	s.mu.Lock()
+	for _, p := range peers {
+		if len(s.queue) < syncQueue && !slices.Contains(s.queue, p) {
+			s.queue = append(s.queue, p)
+		}
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// addAny adds a connected peer, chosen at random.
+func (s *syncer) addAny() {
+	peers := slices.DeleteFunc(s.node.host.Peers(), s.lied)
+	if len(peers) > 0 {
+		s.add(peers[rand.IntN(len(peers))])
+	}
+}
+
+func (s *syncer) lied(p peer.ID) bool {
+	at, ok := s.liars.Get(p)
+	return ok && time.Since(at) < lieTime
+}
+
+// next takes the first peer from the queue that may be compared with now.
+func (s *syncer) next(active map[peer.ID]bool) (p peer.ID, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue = slices.DeleteFunc(s.queue, func(p peer.ID) bool { return s.lied(p) || !s.node.host.Connected(p) })
+	i := slices.IndexFunc(s.queue, func(p peer.ID) bool { return !active[p] })
+	if i < 0 {
+		return p, false
+	}
+	p = s.queue[i]
+	s.queue = slices.Delete(s.queue, i, i+1)
+	return p, true
+}
+
+func (s *syncer) run() {
+	ctx := s.node.ctx
+	ended, active := make(chan peer.ID), map[peer.ID]bool{}
+	pause := func() time.Duration { return s.every/2 + rand.N(s.every) }
+	tick := time.NewTimer(pause())
+	defer tick.Stop()
+	for {
+		for len(active) < syncPeers {
+			p, ok := s.next(active)
+			if !ok {
+				break
+			}
+			active[p] = true
+			s.node.tasks.Go(func() {
+				s.with(ctx, p)
+				select {
+				case ended <- p:
+				case <-ctx.Done():
+				}
+			})
+		}
+		select {
+		case <-s.wake:
+		case <-tick.C:
+			s.addAny()
+			tick.Reset(pause())
+		case p := <-ended:
+			delete(active, p)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// with works with one peer until it has nothing that this ledger lacks, or its turn is over.
+func (s *syncer) with(ctx context.Context, p peer.ID) {
+	ctx, cancel := context.WithTimeout(ctx, syncTurn)
+	defer cancel()
+	r, all, begin := remote{s.node, p}, 0, time.Now()
+	again, err := true, error(nil)
+	for again && err == nil {
+		var got int
+		got, again, err = s.pass(ctx, r)
+		all += got
+	}
+	log := s.node.log.With("from", p)
+	if all > 0 {
+		log.Info("caught up with peer", "settlements", all, "in", time.Since(begin))
+	}
+	switch {
+	case err == nil || s.node.ctx.Err() != nil:
+	case errors.Is(err, errLie):
+		log.Warn("peer is not asked for its ledger any more", "error", err)
+		s.liars.Add(p, time.Now())
+		s.addAny()
+	case ctx.Err() != nil:
+		s.add(p)
+	default:
+		log.Info("not caught up with peer", "error", err) // another one comes with the next tick
+	}
+}
+
+// pass compares the ledgers once and fetches what is missing here. It tells how many settlements came,
+// and whether to compare again.
+func (s *syncer) pass(ctx context.Context, r remote) (got int, again bool, err error) {
+	theirs, err := r.Digest(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	if theirs != s.node.store.Digest() {
+		if got, again, err = s.fetchMissing(ctx, r); err != nil {
+			return got, false, err
+		}
+	}
+	return got, again, s.takeOpen(ctx, r)
+}
+
+func (s *syncer) fetchMissing(ctx context.Context, r remote) (got int, again bool, err error) {
+	f := fetch{syncer: s, remote: r}
+	f.group, ctx = errgroup.WithContext(ctx)
+	f.group.SetLimit(syncAhead)
+	err = f.list(ctx)
+	if e := f.group.Wait(); e != nil {
+		err = e // the cause; the list ended for it
+	}
+	s.release(f.batch)
+	if err != nil {
+		return f.got, false, err
+	}
+	for _, done := range f.elsewhere {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return f.got, false, ctx.Err()
+		}
+	}
+	return f.got, f.got > 0 || len(f.elsewhere) > 0, nil
+}
+
+// fetch is one pass over a peer's buckets.
+type fetch struct {
+	*syncer
+	remote    remote
+	group     *errgroup.Group
+	batch     []store.BucketTask // claimed, not asked for yet
+	elsewhere []<-chan struct{}  // ends of what another peer is asked for meanwhile
+
+	mu  sync.Mutex
+	got int // receipts applied
+}
+
+// list goes through the buckets in which the ledgers differ. Listing is never further ahead of fetching
+// than syncAhead batches, so a peer can't list without end what it does not have.
+func (f *fetch) list(ctx context.Context) error {
+	theirs, err := f.remote.BucketDigests(ctx)
+	if err != nil {
 		return err
 	}
-	if r.Task() != task {
-		return fmt.Errorf("receipt of task %s: the peer sent another one", task.Short())
+	first := rand.IntN(ledger.Buckets) // peers that are asked side by side are asked for different things
+	for i := range ledger.Buckets {
+		b := (first + i) % ledger.Buckets
+		if theirs[b].Tasks == 0 || theirs[b] == f.node.store.BucketDigest(b) {
+			continue
+		}
+		for t, err := range f.remote.BucketTasks(ctx, b, theirs[b]) {
+			if err != nil {
+				return err
+			}
+			f.want(ctx, t)
+		}
 	}
-	v, err := n.verifier.Verify(r)
-	if err != nil {
-		return fmt.Errorf("receipt of task %s: %w", task.Short(), err)
-	}
-	n.loop.do(func(e *ledger.Engine) { e.Receive(v) })
+	f.start(ctx)
 	return nil
+}
+
+// want has a listed task fetched unless it is here.
+func (f *fetch) want(ctx context.Context, t store.BucketTask) {
+	if outcome, _ := f.node.store.Outcome(t.Task); outcome == t.Outcome || f.known.Contains(t.Task) {
+		return
+	}
+	if done, ok := f.claim(t.Task); !ok {
+		f.elsewhere = append(f.elsewhere, done)
+		return
+	}
+	if f.batch = append(f.batch, t); len(f.batch) == syncBatch {
+		f.start(ctx)
+	}
+}
+
+// start fetches the batch. It waits while syncAhead others are under way.
+func (f *fetch) start(ctx context.Context) {
+	batch := f.batch
+	f.batch = nil
+	f.group.Go(func() error {
+		defer f.release(batch)
+		for rest := batch; len(rest) > 0; {
+			receipts, err := f.remote.receipts(ctx, rest)
+			if err != nil {
+				return err
+			}
+			n, err := f.apply(ctx, receipts)
+			f.mu.Lock()
+			f.got += n
+			f.mu.Unlock()
+			if err != nil {
+				return err
+			}
+			rest = rest[len(receipts):]
+		}
+		return nil
+	})
+}
+
+func (s *syncer) claim(task ledger.TaskID) (done <-chan struct{}, mine bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if done, ok := s.claims[task]; ok {
+		return done, false
+	}
+	s.claims[task] = make(chan struct{})
+	return nil, true
+}
+
+func (s *syncer) release(tasks []store.BucketTask) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range tasks {
+		close(s.claims[t.Task])
+		delete(s.claims, t.Task)
+	}
+}
+
+// apply gives receipts to the engine, a few at a time, so that the settlements of the moment pass between
+// them, and waits until they are on disk, so that they do not pile up before it. It tells how many
+// tasks were settled by them.
+func (s *syncer) apply(ctx context.Context, receipts []ledger.Verified) (n int, err error) {
+	for chunk := range slices.Chunk(receipts, verifyChunk) {
+		if err := s.node.give(ctx, chunk); err != nil {
+			return n, err
+		}
+		for _, v := range chunk {
+			if s.check(v.Message().(*ledger.Receipt)) {
+				n++
+			}
+		}
+	}
+	return n, s.node.store.Flush()
+}
+
+// check tells whether a receipt that was applied stands in the ledger. If not, the committee certified two
+// things that exclude each other (I1, I8). The engine has reported it; it is never resolved here, and not
+// fetched again.
+func (s *syncer) check(r *ledger.Receipt) bool {
+	outcome, _ := s.node.store.Outcome(r.Task())
+	if outcome == r.Settle.Vote.Value {
+		return true
+	}
+	s.known.Add(r.Task(), true)
+	s.node.log.Error("more validators are faulty than the network bears: the committee certified what contradicts this ledger",
+		"task", r.Task(), "outcome", r.Settle.Vote.Value, "held", outcome)
+	return false
+}
+
+// give hands verified messages to the engine and waits until it has taken them.
+func (n *Node) give(ctx context.Context, messages []ledger.Verified) error {
+	taken := make(chan struct{})
+	n.loop.do(func(e *ledger.Engine) {
+		for _, v := range messages {
+			e.Receive(v)
+		}
+		close(taken)
+	})
+	select {
+	case <-taken:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// takeOpen learns which tasks are open at a peer and takes the locks that are missing here.
+func (s *syncer) takeOpen(ctx context.Context, r remote) error {
+	after := ledger.TaskID{}
+	for range maxOpenTaken / syncPage {
+		page, err := request(ctx, r, ask{kind: askOpen, after: after}, decodeTasks)
+		if err != nil {
+			return err
+		}
+		var missing []ledger.TaskID
+		for _, task := range page {
+			if bytes.Compare(task[:], after[:]) <= 0 {
+				return lie("the list of open tasks has %s after %s", task.Short(), after.Short())
+			}
+			after = task
+			if !s.node.store.IsLocked(task) {
+				missing = append(missing, task)
+			}
+		}
+		for len(missing) > 0 {
+			parts, err := r.certificates(ctx, askLocks, missing)
+			if err != nil {
+				return err
+			}
+			if err := s.takeLocks(ctx, missing[:len(parts)], parts); err != nil {
+				return err
+			}
+			missing = missing[len(parts):]
+		}
+		if len(page) < syncPage {
+			break
+		}
+	}
+	return nil
+}
+
+func (s *syncer) takeLocks(ctx context.Context, tasks []ledger.TaskID, parts [][]byte) error {
+	var locks []ledger.Verified
+	for i, data := range parts {
+		if len(data) == 0 {
+			continue // settled meanwhile
+		}
+		l, err := ledger.DecodeLock(data)
+		if err != nil {
+			return lie("lock of task %s: %w", tasks[i].Short(), err)
+		}
+		v, err := s.node.verifier.Verify(l)
+		if err != nil {
+			return lie("lock of task %s: %w", tasks[i].Short(), err)
+		}
+		if v.Task() != tasks[i] {
+			return lie("lock of task %s: it is of another one", tasks[i].Short())
+		}
+		locks = append(locks, v)
+	}
+	return s.node.give(ctx, locks)
 }
 
 // Fetch implements ledger.Host.
@@ -130,9 +558,26 @@ func (l *loop) Fetch(task ledger.TaskID) {
 	n := l.node
 	n.tasks.Go(func() {
 		for _, p := range n.host.Peers() {
-			if err := n.fetchReceipt(n.ctx, p, task); err == nil {
+			if err := n.fetchReceipt(n.ctx, remote{n, p}, task); err == nil {
 				return
 			}
 		}
 	})
+}
+
+func (n *Node) fetchReceipt(ctx context.Context, r remote, task ledger.TaskID) error {
+	parts, err := r.certificates(ctx, askReceipts, []ledger.TaskID{task})
+	if err != nil {
+		return err
+	}
+	receipt, err := ledger.DecodeReceipt(parts[0])
+	if err != nil {
+		return err
+	}
+	v, err := n.checkReceipt(parts[0], store.BucketTask{Task: task, Outcome: receipt.Settle.Vote.Value})
+	if err != nil {
+		return err
+	}
+	n.loop.do(func(e *ledger.Engine) { e.Receive(v) })
+	return nil
 }

@@ -54,6 +54,9 @@ type Config struct {
 	// delivered again; zero means two minutes. It must be longer than the longest time for which a message can
 	// still wander between peers.
 	SeenTTL time.Duration
+	// Met, if set, is called with every peer that connected, once it is known which protocols it speaks; for each
+	// connection anew. It must return at once.
+	Met func(peer.ID)
 	// Logger gets this host's log; nil means slog.Default. go-libp2p itself logs errors through the
 	// package-level handler of its gologshim, which only a main package should set.
 	Logger *slog.Logger
@@ -138,7 +141,7 @@ func New(cfg Config) (*Host, error) {
 		keeping: make(map[peer.ID]bool),
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	if err := h.watchPeers(); err != nil {
+	if err := h.watchPeers(cfg.Met); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	if err := h.startGossip(cfg); err != nil {
@@ -147,8 +150,9 @@ func New(cfg Config) (*Host, error) {
 	return h, nil
 }
 
-// watchPeers wakes the loops that wait for a peer whenever something about it changed that may help them.
-func (h *Host) watchPeers() error {
+// watchPeers wakes the loops that wait for a peer whenever something about it changed that may help them, and
+// tells of peers that are new.
+func (h *Host) watchPeers(met func(peer.ID)) error {
 	sub, err := h.host.EventBus().Subscribe([]any{
 		new(event.EvtPeerConnectednessChanged), new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerProtocolsUpdated),
 	})
@@ -165,6 +169,9 @@ func (h *Host) watchPeers() error {
 					h.watch.wake(e.Peer)
 				case event.EvtPeerIdentificationCompleted:
 					h.watch.wake(e.Peer)
+					if met != nil {
+						met(e.Peer)
+					}
 				case event.EvtPeerProtocolsUpdated:
 					h.watch.wake(e.Peer)
 				}

@@ -709,24 +709,6 @@ func (s *Store) OwnOrders() (orders []*ledger.OrderMessage, err error) {
 	return orders, err
 }
 
-// SettledAbove returns up to n ids of settled tasks above one, ascending.
-func (s *Store) SettledAbove(task ledger.TaskID, n int) (ids []ledger.TaskID, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		o := badger.DefaultIteratorOptions
-		o.Prefix, o.PrefetchValues = []byte{prefixTask}, false
-		it := txn.NewIterator(o)
-		defer it.Close()
-		for it.Seek(taskKey(task)); it.Valid() && len(ids) < n; it.Next() {
-			id := ledger.TaskID(it.Item().Key()[1:])
-			if id != task {
-				ids = append(ids, id)
-			}
-		}
-		return nil
-	})
-	return ids, err
-}
-
 // TaskEntry is a settled task in the order in which it was settled here.
 type TaskEntry struct {
 	Task    ledger.TaskID

@@ -89,11 +89,7 @@ func ledgers(t testing.TB, d *Devnet) string {
 		if total != int64(d.Genesis.Supply()) {
 			t.Errorf("%s: %d credits of %d", p.Name, total, d.Genesis.Supply())
 		}
-		ids, err := l.SettledAbove(ledger.TaskID{}, 1000)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, fmt.Sprint(sum, ids))
+		all = append(all, fmt.Sprint(sum, l.Digest()))
 	}
 	if same := slices.Compact(all); len(same) != 1 {
 		t.Fatalf("peers hold different ledgers:\n%s", strings.Join(same, "\n"))

@@ -1,0 +1,68 @@
+package ledgertest
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/poqmesh/poq/ledger"
+)
+
+func TestWhatIsMadePassesEveryCheck(t *testing.T) {
+	for _, n := range []int{1, 4, 7} {
+		p, q := NewPayer(Key("p")), NewPayer(Key("q"))
+		g, keys := NewGenesis("test", n, p, q)
+		c := New(g, keys, 3)
+		var receipts []*ledger.Receipt
+		for range 4 {
+			_, a := c.Next(p)
+			_, b := c.Next(q)
+			receipts = append(receipts, a, b)
+		}
+		lock, _ := c.Next(p)
+		s, err := ledger.Replay(g, pairs(receipts), pairs([]*ledger.LockCert{lock}))
+		if err != nil {
+			t.Fatalf("%d validators: %v", n, err)
+		}
+		if open, _ := s.Escrowed(); s.Tasks() != 8 || open != 1 {
+			t.Errorf("%d validators: %d tasks, %d open", n, s.Tasks(), open)
+		}
+	}
+}
+
+func TestAnotherOutcomeIsAConflict(t *testing.T) {
+	p := NewPayer(Key("p"))
+	g, keys := NewGenesis("test", 4, p)
+	c := New(g, keys, 3)
+	_, r := c.Next(p)
+	other, s := c.Another(r), ledger.NewState(g)
+	settle := func(r *ledger.Receipt) error {
+		if err := ledger.NewVerifier(g).Receipt(r); err != nil {
+			t.Fatal(err)
+		}
+		_, err := s.Settle(r.Task(), r.Order.Statement, r.Outcome, r.Settle.Vote.Value)
+		return err
+	}
+	if err := settle(r); err != nil {
+		t.Fatal(err)
+	}
+	if err := settle(other); !errors.Is(err, ledger.ErrConflict) || other.Task() != r.Task() {
+		t.Errorf("another outcome: %v", err)
+	}
+}
+
+func TestKeysComeFromTheirNames(t *testing.T) {
+	if a := Key("a").Public(); a != Key("a").Public() || a == Key("b").Public() {
+		t.Error("keys do not depend on names alone")
+	}
+}
+
+func pairs[T any](list []T) func(yield func(T, error) bool) {
+	return func(yield func(T, error) bool) {
+		for v := range slices.Values(list) {
+			if !yield(v, nil) {
+				return
+			}
+		}
+	}
+}
