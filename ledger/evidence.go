@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/poqmesh/poq/crypto"
 )
@@ -33,6 +34,16 @@ func (o Offence) String() string {
 
 // MarshalText implements [encoding.TextMarshaler].
 func (o Offence) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (o *Offence) UnmarshalText(text []byte) error {
+	i := slices.Index(offenceNames[:], string(text))
+	if i < int(TwoOrders) {
+		return fmt.Errorf("no offence is called %q", text)
+	}
+	*o = Offence(i)
+	return nil
+}
 
 // Evidence proves to anybody that a key contradicted itself. The fields of the offence are set, in
 // canonical order: that of the statements' bytes, or the earlier one first where they are in sequence.

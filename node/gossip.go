@@ -112,6 +112,9 @@ func (n *Node) validate(topic ledger.Topic, from peer.ID, data []byte) (ledger.V
 // nobody a signature check and none is passed on. On the streams between validators everything is
 // taken: who sends it there may need an answer.
 func (n *Node) stale(topic ledger.Topic, m ledger.Message) bool {
+	if e, ok := m.(*ledger.Evidence); ok {
+		return n.store.HasEvidence(e.ID(n.domain))
+	}
 	return topic != ledger.TopicVotes && (n.loop.known.certificate(m) || n.store.IsSettled(n.verifier.Task(m)))
 }
 

@@ -51,6 +51,18 @@ func newLoop(n *Node) (*loop, error) {
 		events: make(chan func(*ledger.Engine), eventQueue), publish: make(chan ledger.Message, publishQueue),
 	}
 	l.engine = ledger.NewEngine(n.genesis, n.self, l)
+	kept, err := n.store.Evidence()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range kept {
+		l.engine.RestoreEvidence(p)
+	}
+	for i := range n.genesis.Validators {
+		if h := n.store.HighestHeader(i); h != nil {
+			l.engine.RestoreHeader(h)
+		}
+	}
 	c := votelog.Config{Genesis: n.genesis, Verifier: n.verifier, Engine: l.engine, Self: n.self, Key: n.identity.Consensus}
 	if n.self >= 0 {
 		if c.Disk, err = votelog.Dir(filepath.Join(n.cfg.dir, "votes")); err != nil {
@@ -270,6 +282,11 @@ func (l *loop) Observe(p ledger.Progress) {
 		l.forgetOwn(p.Receipt.Order.Statement)
 		l.node.log.Info("settled", "task", p.Task.Short(), "outcome", p.Receipt.Outcome.Kind, "fee", p.Receipt.Order.Statement.Fee, "answers", len(p.Receipt.Outcome.Ranking))
 	case ledger.Contradiction:
+		if p.Proof != nil {
+			if err := l.node.store.PutEvidence(p.Proof); err != nil {
+				l.node.log.Error("evidence not kept", "error", err)
+			}
+		}
 		l.node.log.Warn("contradiction", "task", p.Task.Short(), "what", p.Reason)
 	}
 	if l.node.worker != nil {

@@ -25,7 +25,7 @@ type ledgerFlags struct{ dir, peer string }
 func newLedger(g *globals) *cobra.Command {
 	var f ledgerFlags
 	c := group("ledger", "Inspect and verify the ledger",
-		ledgerAccounts(g, &f), ledgerTasks(g, &f), ledgerTask(g, &f), ledgerVerify(g, &f), ledgerDigest(g, &f))
+		ledgerAccounts(g, &f), ledgerTasks(g, &f), ledgerTask(g, &f), ledgerVerify(g, &f), ledgerDigest(g, &f), ledgerEvidence(g, &f))
 	c.Long = `Shows the ledger of a peer of the running network. If --dir names the directory
 of a network that does not run, its ledger is read from disk.`
 	c.PersistentFlags().StringVar(&f.dir, "dir", "", "directory of the network, if several run or it does not run")
@@ -40,6 +40,7 @@ type reader interface {
 	Task(ctx context.Context, peer, id string) (node.TaskStatus, error)
 	Verify(ctx context.Context, peer string) ([]control.PeerVerification, error)
 	Digests(ctx context.Context, peer string) ([]control.PeerDigest, error)
+	Evidence(ctx context.Context, peer string) ([]control.Evidence, error)
 }
 
 func (f *ledgerFlags) open(ctx context.Context) (reader, error) {
@@ -227,6 +228,32 @@ func (d digests) print(w io.Writer) {
 	}
 }
 
+func ledgerEvidence(g *globals, f *ledgerFlags) *cobra.Command {
+	return &cobra.Command{Use: "evidence", Short: "List who contradicted itself, with the proofs that this peer keeps", Args: args(cobra.NoArgs), RunE: func(c *cobra.Command, _ []string) error {
+		r, err := f.open(c.Context())
+		if err != nil {
+			return err
+		}
+		list, err := r.Evidence(c.Context(), f.peer)
+		if err != nil {
+			return err
+		}
+		if g.json {
+			return printJSON(c.OutOrStdout(), list)
+		}
+		if len(list) == 0 {
+			_, err := fmt.Fprintln(c.OutOrStdout(), "no contradictions are known")
+			return err
+		}
+		t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "OFFENCE\tCULPRIT\tNAME\tWHAT IS PROVEN")
+		for _, e := range list {
+			fmt.Fprintf(t, "%v\t%s\t%s\t%s\n", e.Offence, e.Culprit.Short(), e.Name, e.What)
+		}
+		return t.Flush()
+	}}
+}
+
 // offline is the directory of a network that does not run.
 type offline string
 
@@ -296,6 +323,11 @@ func (o offline) Task(_ context.Context, peer, id string) (node.TaskStatus, erro
 			return string(text)
 		})}, nil
 	})
+}
+
+// Evidence implements reader.
+func (o offline) Evidence(_ context.Context, peer string) ([]control.Evidence, error) {
+	return read(o, peer, control.ReadEvidence)
 }
 
 // Verify implements reader.

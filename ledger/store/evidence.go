@@ -65,22 +65,32 @@ func (s *Store) findHeaders(txn *badger.Txn) error {
 	return nil
 }
 
-// PutEvidence keeps the proof that somebody broke the rules, under an id of its own. It does not wait.
-func (s *Store) PutEvidence(id crypto.Hash, data []byte) error {
+// PutEvidence keeps a verified proof that somebody contradicted itself. It does not wait.
+func (s *Store) PutEvidence(e *ledger.Evidence) error {
+	id := e.ID(ledger.Domain(s.genesis))
 	return s.change(func(w *write) error {
-		w.set(evidenceKey(id), data)
+		w.set(evidenceKey(id), e.Encode())
 		return nil
 	})
 }
 
-// Evidence returns what PutEvidence kept, ascending by id.
-func (s *Store) Evidence() (all [][]byte, err error) {
+// HasEvidence reports whether a proof with an id is kept.
+func (s *Store) HasEvidence(id crypto.Hash) bool {
+	return s.get(evidenceKey(id), func([]byte) error { return nil }) == nil
+}
+
+// Evidence returns what is kept, ascending by id.
+func (s *Store) Evidence() (all []*ledger.Evidence, err error) {
 	err = s.view(func(txn *badger.Txn) error {
 		for e, err := range scan(txn, prefixEvidence) {
 			if err != nil {
 				return err
 			}
-			all = append(all, e.value)
+			p, err := ledger.DecodeEvidence(e.value)
+			if err != nil {
+				return fmt.Errorf("evidence %x: %w", e.key, err)
+			}
+			all = append(all, p)
 		}
 		return nil
 	})

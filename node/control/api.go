@@ -112,6 +112,16 @@ type PeerDigest struct {
 	ledger.Digest
 }
 
+// Evidence is a proof that somebody contradicted itself.
+type Evidence struct {
+	Offence ledger.Offence   `json:"offence"`
+	Culprit crypto.PublicKey `json:"culprit"` // a payer's account, or a validator's consensus key
+	Name    string           `json:"name,omitempty"`
+	Task    *ledger.TaskID   `json:"task,omitempty"`
+	What    string           `json:"what"`  // in words
+	Proof   []byte           `json:"proof"` // canonical bytes, docs/protocol.md
+}
+
 // Error is an error of a request.
 type Error struct {
 	Code    Code   `json:"code"`
@@ -159,6 +169,31 @@ func ReadTasks(s *store.Store, n int) ([]Task, error) {
 		tasks = append(tasks, Task{e.Task, e.Settled, r.Outcome.Kind, r.Order.Statement.Fee, len(r.Outcome.Ranking)})
 	}
 	return tasks, nil
+}
+
+// ReadEvidence returns the proofs of contradictions that are kept beside a ledger.
+func ReadEvidence(s *store.Store) ([]Evidence, error) {
+	kept, err := s.Evidence()
+	if err != nil {
+		return nil, err
+	}
+	g := s.Genesis()
+	d, names, list := ledger.Domain(g), node.Names(g), []Evidence{}
+	for _, p := range kept {
+		e := Evidence{Offence: p.Offence, What: p.Describe(d), Proof: p.Encode()}
+		if e.Culprit, err = p.Culprit(g); err != nil {
+			return nil, err
+		}
+		e.Name = names[e.Culprit]
+		if v := p.Validator(); v >= 0 {
+			e.Name = g.Validators[v].Name
+		}
+		if task := p.Task(d); !task.IsZero() {
+			e.Task = &task
+		}
+		list = append(list, e)
+	}
+	return list, nil
 }
 
 // Verify verifies a peer's ledger.

@@ -137,6 +137,11 @@ func (c *Client) Digests(ctx context.Context, peer string) (d []PeerDigest, err 
 	return d, c.get(ctx, "/v1/digests", query("peer", peer), &d)
 }
 
+// Evidence returns the proofs of contradictions that a peer keeps.
+func (c *Client) Evidence(ctx context.Context, peer string) (e []Evidence, err error) {
+	return e, c.get(ctx, "/v1/evidence", query("peer", peer), &e)
+}
+
 func query(pairs ...string) url.Values {
 	q := url.Values{}
 	for i := 0; i < len(pairs); i += 2 {

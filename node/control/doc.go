@@ -7,6 +7,7 @@
 //	GET  /v1/tasks?peer=NAME&n=N     []Task, newest first
 //	GET  /v1/tasks/{id}?peer=NAME    node.TaskStatus; the id may be shortened
 //	GET  /v1/verify?peer=NAME        []PeerVerification, of all peers if none is named
+//	GET  /v1/evidence?peer=NAME      []Evidence
 //	GET  /v1/digests?peer=NAME       []PeerDigest, of all peers if none is named
 //
 // An error is {"error": {"code": ..., "message": ...}} with a status of 4xx or 5xx.

@@ -67,6 +67,7 @@ func Serve(version, dir string, peers []Peer) (*Server, error) {
 	mux.HandleFunc("GET /v1/tasks/{id}", s.task)
 	mux.HandleFunc("GET /v1/verify", s.verify)
 	mux.HandleFunc("GET /v1/digests", s.digests)
+	mux.HandleFunc("GET /v1/evidence", s.evidence)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	s.http = &http.Server{Handler: s.count(mux), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
@@ -267,6 +268,24 @@ func (s *Server) digests(w http.ResponseWriter, r *http.Request) {
 		digests = append(digests, PeerDigest{p.Name, p.Node.Ledger().Digest()})
 	}
 	reply(w, digests)
+}
+
+func (s *Server) evidence(w http.ResponseWriter, r *http.Request) {
+	p, err := s.peer(r)
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	if err := p.Node.Ledger().Flush(); err != nil {
+		replyError(w, err)
+		return
+	}
+	list, err := ReadEvidence(p.Node.Ledger())
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	reply(w, list)
 }
 
 func reply(w http.ResponseWriter, v any) {
