@@ -298,7 +298,7 @@ func (n *Node) Err() error {
 }
 
 // WaitReady returns when this node sees so many others in every gossip topic and, on a validator, has
-// a link to every other validator, so that what it sends reaches them at once.
+// a link to every other validator that it is connected to, so that what it sends reaches them at once.
 func (n *Node) WaitReady(ctx context.Context, others int) error {
 	for name, t := range n.topics {
 		if err := t.WaitForPeers(ctx, others); err != nil {
@@ -306,6 +306,9 @@ func (n *Node) WaitReady(ctx context.Context, others int) error {
 		}
 	}
 	for p, up := range n.linked {
+		if !n.host.Connected(p) {
+			continue
+		}
 		select {
 		case <-up:
 		case <-ctx.Done():

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"runtime"
 	"slices"
@@ -200,7 +201,7 @@ func (b *settleBench) run(ctx context.Context, progress io.Writer) (err error) {
 		}
 	}
 	s := &spans{tasks: map[ledger.TaskID]map[string]passage{}}
-	d, err := devnet.Start(ctx, devnet.Config{Dir: dir, Validators: b.Validators, Engines: engines, Judge: judge, Logger: newLogger(progress, false), Observe: s.observe})
+	d, err := devnet.Start(ctx, devnet.Config{Dir: dir, Validators: b.Validators, Engines: engines, Judge: judge, Logger: newLogger(progress, slog.LevelWarn), Observe: s.observe})
 	if err != nil {
 		return err
 	}

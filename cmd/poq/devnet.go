@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -26,7 +28,7 @@ type devnetFlags struct {
 	workerEngines       []string
 	seed                uint64
 	asks                []string
-	verbose             bool
+	verbose, processes  bool
 }
 
 // startTimeout is how long a network may take to come up: loading models takes the most of it.
@@ -41,11 +43,20 @@ func newDevnet(g *globals) *cobra.Command {
 host, keys and ledger, in this process. Nothing is simulated. Ctrl-C ends it.
 
 Without --dir the network is forgotten when it ends. With --dir, a second start
-finds accounts and ledger as they were.`,
+finds accounts and ledger as they were.
+
+With --processes every peer is a process of its own, which you can kill and start
+again to see what the others make of it:
+
+  poq devnet status
+  poq devnet kill validator-2
+  poq ask "Is anybody there?"
+  poq devnet start validator-2`,
 		Example: `  poq devnet
   poq devnet --dir ./net --workers 2 --engine smol
   poq devnet --worker-engine 1=openai=http://127.0.0.1:11434/v1,model=llama3.2
-  poq devnet --ask "What is the capital of France?"`,
+  poq devnet --ask "What is the capital of France?"
+  poq devnet --processes`,
 		Args: args(cobra.NoArgs),
 	}
 	c.Flags().IntVar(&f.workers, "workers", 3, "number of workers, which answer")
@@ -57,7 +68,11 @@ finds accounts and ledger as they were.`,
 	c.Flags().StringVar(&f.model, "judge-model", "", "directory of another judge model instead of the one in the binary")
 	c.Flags().StringArrayVar(&f.asks, "ask", nil, "ask this, print the settlement, verify the ledgers and exit; may be repeated")
 	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log what the peers do to stderr")
+	c.Flags().BoolVar(&f.processes, "processes", false, "run every peer in a process of its own")
 	c.RunE = func(c *cobra.Command, _ []string) error { return runDevnet(c, g, f) }
+	c.AddCommand(devnetStatus(g), devnetOrder(g, "start", "Start peers that are down", (*control.Client).Start),
+		devnetOrder(g, "stop", "Ask peers to end", (*control.Client).Stop),
+		devnetOrder(g, "kill", "End peers as a crash does (SIGKILL)", (*control.Client).Kill))
 	return c
 }
 
@@ -73,7 +88,10 @@ func runDevnet(c *cobra.Command, g *globals, f devnetFlags) (err error) {
 			return usagef("--ask: %w", node.ErrEmptyPrompt)
 		}
 	}
-	engines, err := workerEngines(f.workers, f.engine, f.workerEngines)
+	if f.processes && len(f.asks) > 0 {
+		return usagef("--ask does not go with --processes: use poq ask when the network is ready")
+	}
+	specs, engines, err := workerEngines(f.workers, f.engine, f.workerEngines)
 	if err != nil {
 		return err
 	}
@@ -83,6 +101,9 @@ func runDevnet(c *cobra.Command, g *globals, f devnetFlags) (err error) {
 			return fmt.Errorf("making a directory for the network: %w", err)
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	}
+	if f.processes {
+		return runProcesses(c, g, f, dir, specs)
 	}
 	progress := func(format string, a ...any) { fmt.Fprintf(c.ErrOrStderr(), format+"\n", a...) }
 	progress("loading the judge and starting %d validators, %d workers and a payer ...", f.validators, f.workers)
@@ -94,7 +115,11 @@ func runDevnet(c *cobra.Command, g *globals, f devnetFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeJudge()) }()
-	conf := devnet.Config{Dir: dir, Validators: f.validators, Engines: engines, Judge: judge, Logger: newLogger(c.ErrOrStderr(), f.verbose)}
+	level := slog.LevelWarn
+	if f.verbose {
+		level = slog.LevelDebug
+	}
+	conf := devnet.Config{Dir: dir, Validators: f.validators, Engines: engines, Judge: judge, Logger: newLogger(c.ErrOrStderr(), level)}
 	if c.Flags().Changed("seed") {
 		conf.Seed = &f.seed
 	}
@@ -153,11 +178,7 @@ func waitDevnet(ctx context.Context, d *devnet.Devnet, progress func(string, ...
 	}
 }
 
-func newLogger(w io.Writer, verbose bool) *slog.Logger {
-	level := slog.LevelWarn
-	if verbose {
-		level = slog.LevelDebug
-	}
+func newLogger(w io.Writer, level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
@@ -215,13 +236,8 @@ func verifyAll(ctx context.Context, d *devnet.Devnet) (results []control.PeerVer
 }
 
 func printCard(w io.Writer, s control.Status, forgotten bool) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "\nNetwork %s   chain %s   judge %s\n\n", s.Network, s.Chain.Short(), s.Judge.Short())
-	fmt.Fprintln(t, "PEER\tBALANCE\tACCOUNT\tENGINE\tADDRESS")
-	for _, p := range s.Peers {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", p.Name, formatAmount(p.Balance), p.Account.Short(), p.Engine, p.Addrs[0])
-	}
-	t.Flush()
+	printPeers(w, s)
 	kept := ""
 	if forgotten {
 		kept = "   (removed at the end; --dir keeps it)"
@@ -238,4 +254,80 @@ Now, in another terminal:
 
 Every peer of the network can read what is asked. Ctrl-C ends the network.
 `, s.Dir, kept, s.Socket)
+}
+
+// printPeers shows each peer on a line; those that are processes of their own with number and state.
+func printPeers(w io.Writer, s control.Status) {
+	processes := slices.ContainsFunc(s.Peers, func(p control.PeerInfo) bool { return p.PID != s.PID })
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(t, "PEER")
+	if processes {
+		fmt.Fprint(t, "\tPID\tSTATE")
+	}
+	fmt.Fprintln(t, "\tBALANCE\tACCOUNT\tENGINE\tADDRESS")
+	for _, p := range s.Peers {
+		fmt.Fprint(t, p.Name)
+		if processes {
+			pid := "-"
+			if p.PID != 0 {
+				pid = fmt.Sprint(p.PID)
+			}
+			fmt.Fprintf(t, "\t%s\t%s", pid, p.State)
+		}
+		fmt.Fprintf(t, "\t%s\t%s\t%s\t%s\n", formatAmount(p.Balance), p.Account.Short(), p.Engine, p.Addrs[0])
+	}
+	t.Flush()
+	for _, p := range s.Peers {
+		if p.Reason != "" {
+			fmt.Fprintf(w, "%s is down: %s\n", p.Name, p.Reason)
+		}
+	}
+}
+
+func devnetStatus(g *globals) *cobra.Command {
+	var dir string
+	c := &cobra.Command{Use: "status", Short: "Show the peers of the running network", Args: args(cobra.NoArgs)}
+	c.Flags().StringVar(&dir, "dir", "", "directory of the network, if several run")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		client, err := control.Dial(c.Context(), dir)
+		if err != nil {
+			return err
+		}
+		if g.json {
+			return printJSON(c.OutOrStdout(), client.Status)
+		}
+		printPeers(c.OutOrStdout(), client.Status)
+		return nil
+	}
+	return c
+}
+
+// devnetOrder makes a command that starts or ends peers with processes of their own, all at once.
+func devnetOrder(g *globals, what, short string, order func(*control.Client, context.Context, string) (control.PeerInfo, error)) *cobra.Command {
+	var dir string
+	c := &cobra.Command{Use: what + " PEER...", Short: short + "; needs poq devnet --processes", Args: args(cobra.MinimumNArgs(1))}
+	c.Flags().StringVar(&dir, "dir", "", "directory of the network, if several run")
+	c.RunE = func(c *cobra.Command, names []string) error {
+		client, err := control.Dial(c.Context(), dir)
+		if err != nil {
+			return err
+		}
+		peers, errs := make([]control.PeerInfo, len(names)), make([]error, len(names))
+		var all sync.WaitGroup
+		for i, name := range names {
+			all.Go(func() { peers[i], errs[i] = order(client, c.Context(), name) })
+		}
+		all.Wait()
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+		if g.json {
+			return printJSON(c.OutOrStdout(), peers)
+		}
+		for _, p := range peers {
+			fmt.Fprintf(c.OutOrStdout(), "%s is %s\n", p.Name, p.State)
+		}
+		return nil
+	}
+	return c
 }

@@ -23,9 +23,10 @@ func defaultEngine(i int) string {
 	return "smol,temperature=0.9,seed=" + strconv.Itoa(i)
 }
 
-// workerEngines makes the engines of n workers. each overrides all, by N=SPEC with N from 1.
-func workerEngines(n int, all string, each []string) ([]llm.Engine, error) {
-	specs := make([]string, n)
+// workerEngines makes the engines of n workers, and returns the specs that each was made from. each
+// overrides all, by N=SPEC with N from 1.
+func workerEngines(n int, all string, each []string) (specs []string, list []llm.Engine, err error) {
+	specs = make([]string, n)
 	for i := range specs {
 		if specs[i] = all; all == "" {
 			specs[i] = defaultEngine(i)
@@ -35,23 +36,23 @@ func workerEngines(n int, all string, each []string) ([]llm.Engine, error) {
 		number, spec, ok := strings.Cut(e, "=")
 		i, err := strconv.Atoi(number)
 		if !ok || err != nil || i < 1 || i > n {
-			return nil, usagef("--worker-engine %s: want N=SPEC with N from 1 to %d", e, n)
+			return nil, nil, usagef("--worker-engine %s: want N=SPEC with N from 1 to %d", e, n)
 		}
 		specs[i-1] = spec
 	}
 	made := map[string]llm.Engine{} // equal specs share an engine's memory
-	list := make([]llm.Engine, n)
+	list = make([]llm.Engine, n)
 	for i, s := range specs {
 		if made[s] == nil {
 			e, err := engines.New(s)
 			if err != nil {
-				return nil, usageError{err}
+				return nil, nil, usageError{err}
 			}
 			made[s] = e
 		}
 		list[i] = made[s]
 	}
-	return list, nil
+	return specs, list, nil
 }
 
 // loadJudge loads the judge in a directory, or the one in the binary if it is "", behind a pool that

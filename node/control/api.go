@@ -8,6 +8,7 @@ import (
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/devnet"
 )
 
 // Status tells who runs in a process.
@@ -23,7 +24,8 @@ type Status struct {
 	Peers   []PeerInfo  `json:"peers"`
 }
 
-// PeerInfo is one node of the process.
+// PeerInfo is one node of the process, or of a process of its own. Of one that is down, the balance is what was
+// last seen.
 type PeerInfo struct {
 	Name    string           `json:"name"`
 	Role    string           `json:"role"`
@@ -32,6 +34,9 @@ type PeerInfo struct {
 	PeerID  string           `json:"peer_id"`
 	Addrs   []string         `json:"addrs"`
 	Engine  string           `json:"engine,omitempty"` // a worker's
+	State   devnet.State     `json:"state"`
+	PID     int              `json:"pid,omitempty"`    // 0 when it is down
+	Reason  string           `json:"reason,omitempty"` // why it is down
 }
 
 // AskRequest asks for answers. Zero values stand for the node's defaults.
@@ -140,6 +145,7 @@ const (
 	CodeNotFound Code = "not_found" // no such task or peer
 	CodeFunds    Code = "funds"     // the fee is above the balance
 	CodePending  Code = "pending"   // ordered, but not settled yet
+	CodeDown     Code = "down"      // the peer does not run
 	CodeFailed   Code = "failed"
 )
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -45,12 +44,7 @@ func Dial(ctx context.Context, dir string) (*Client, error) {
 	}
 	var found []*Client
 	for _, p := range paths {
-		c := &Client{http: &http.Client{Transport: &http.Transport{
-			DisableKeepAlives: true, // a connection costs nothing here, and none is left to be closed
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", p)
-			},
-		}}}
+		c := newClient(p)
 		hurry, cancel := context.WithTimeout(ctx, statusTimeout)
 		err := c.get(hurry, "/v1/status", nil, &c.Status)
 		cancel()
@@ -142,6 +136,29 @@ func (c *Client) Evidence(ctx context.Context, peer string) (e []Evidence, err e
 	return e, c.get(ctx, "/v1/evidence", query("peer", peer), &e)
 }
 
+// Start starts a peer that runs as a process of its own, and returns when it sees the others that run.
+func (c *Client) Start(ctx context.Context, peer string) (PeerInfo, error) {
+	return c.order(ctx, peer, "start")
+}
+
+// Stop asks such a peer to end, and waits for it.
+func (c *Client) Stop(ctx context.Context, peer string) (PeerInfo, error) {
+	return c.order(ctx, peer, "stop")
+}
+
+// Kill ends such a peer as a crash does.
+func (c *Client) Kill(ctx context.Context, peer string) (PeerInfo, error) {
+	return c.order(ctx, peer, "kill")
+}
+
+func (c *Client) order(ctx context.Context, peer, what string) (p PeerInfo, err error) {
+	r, err := c.do(ctx, http.MethodPost, "/v1/peers/"+url.PathEscape(peer)+"/"+what, nil, nil)
+	if err != nil {
+		return p, err
+	}
+	return p, decode(r, &p)
+}
+
 func query(pairs ...string) url.Values {
 	q := url.Values{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -157,6 +174,10 @@ func (c *Client) get(ctx context.Context, path string, q url.Values, v any) erro
 	if err != nil {
 		return err
 	}
+	return decode(r, v)
+}
+
+func decode(r *http.Response, v any) error {
 	defer r.Body.Close()
 	if err := json.NewDecoder(r.Body).Decode(v); err != nil {
 		return fmt.Errorf("answer of the running network: %w", err)
@@ -165,11 +186,12 @@ func (c *Client) get(ctx context.Context, path string, q url.Values, v any) erro
 }
 
 func (c *Client) do(ctx context.Context, method, path string, q url.Values, body []byte) (*http.Response, error) {
+	//nolint:gosec // whatever the path, it goes to a socket of the user's own
 	r, err := http.NewRequestWithContext(ctx, method, "http://poq"+path+"?"+q.Encode(), bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("request: %w", err)
 	}
-	resp, err := c.http.Do(r)
+	resp, err := c.http.Do(r) //nolint:gosec // see above
 	if err != nil {
 		return nil, fmt.Errorf("talking to the running network: %w", err)
 	}

@@ -29,6 +29,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if v := os.Getenv(peerVariable); v != "" {
+		if err := childPeer(strings.Split(v, "\n")); err != nil {
+			fmt.Fprintln(os.Stderr, "poq:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	// net/http keeps a connection half a second longer that it cut off over an oversized request.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
 }
@@ -381,7 +388,7 @@ func TestDirectoryOfSocketsIsItsOwnersAlone(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := listen(); err == nil || !strings.Contains(err.Error(), dir) {
+	if _, err := Reserve(); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("listens in a directory that others may enter: %v", err)
 	}
 	if _, err := Dial(soon(t), ""); err == nil || errors.Is(err, ErrNotRunning) {
@@ -394,7 +401,7 @@ func TestDirectoryOfSocketsIsItsOwnersAlone(t *testing.T) {
 	if err := os.Symlink(t.TempDir(), dir); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := listen(); err == nil {
+	if _, err := Reserve(); err == nil {
 		t.Error("listens behind a link")
 	}
 }

@@ -9,7 +9,9 @@
 //	GET  /v1/verify?peer=NAME        []PeerVerification, of all peers if none is named
 //	GET  /v1/evidence?peer=NAME      []Evidence
 //	GET  /v1/digests?peer=NAME       []PeerDigest, of all peers if none is named
+//	POST /v1/peers/{name}/{what}     start, stop or kill a peer that is a process of its own -> PeerInfo
 //
+// Peers that are processes of their own have sockets of their own; the one of their network passes requests on.
 // An error is {"error": {"code": ..., "message": ...}} with a status of 4xx or 5xx.
 //
 // Sockets lie in one directory of the user's, so that a command finds what runs without being told.

@@ -14,8 +14,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/devnet"
 )
 
 // Peer is a node that a server speaks for.
@@ -27,9 +29,10 @@ type Peer struct {
 // Server answers on a control socket.
 type Server struct {
 	status Status
-	peers  []Peer
+	peers  []Peer // of this process
+	proxy  *proxy // to peers with processes of their own
 	http   *http.Server
-	lock   *socketLock
+	end    func() error // gives the socket back
 	done   chan error
 	cancel context.CancelFunc // ends the requests that run
 
@@ -46,19 +49,40 @@ const maxRequest = 4 << 20
 // Serve opens a control socket for a process whose data lies in dir. Requests that need a payer go to
 // the last peer. Close ends it.
 func Serve(version, dir string, peers []Peer) (*Server, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	l, lock, err := listen()
+	name, err := Reserve()
 	if err != nil {
 		return nil, err
 	}
-	g := peers[0].Node.Genesis()
-	s := &Server{peers: peers, lock: lock, done: make(chan error, 1), status: Status{
-		Version: version, PID: os.Getpid(), Dir: dir, Socket: l.Addr().String(), Started: time.Now(),
-		Network: g.Network, Chain: g.Chain(), Judge: g.Judge,
+	s := newServer(version, dir, peers[0].Node.Genesis())
+	s.peers, s.end = peers, name.Release
+	return s, s.listen(name.base+socketSuffix, s.routes())
+}
+
+// ServePeer answers for one peer at a path that the process has which runs the network; see [Name.Peer].
+func ServePeer(version, dir, path string, p Peer) (*Server, error) {
+	err := os.MkdirAll(filepath.Dir(path), 0o700)
+	if err == nil {
+		err = ignoreMissing(os.Remove(path)) // a killed process left it
+	}
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	s := newServer(version, dir, p.Node.Genesis())
+	s.peers, s.end = []Peer{p}, func() error { return ignoreMissing(os.Remove(path)) }
+	return s, s.listen(path, s.routes())
+}
+
+func newServer(version, dir string, g *ledger.Genesis) *Server {
+	if abs, err := filepath.Abs(dir); err == nil { // else there is no working directory, and dir is as good
+		dir = abs
+	}
+	return &Server{done: make(chan error, 1), status: Status{
+		Version: version, PID: os.Getpid(), Dir: dir, Started: time.Now(), Network: g.Network, Chain: g.Chain(), Judge: g.Judge,
 	}}
+}
+
+// routes answers for the peers of this process.
+func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.getStatus)
 	mux.HandleFunc("POST /v1/ask", s.ask)
@@ -68,11 +92,24 @@ func Serve(version, dir string, peers []Peer) (*Server, error) {
 	mux.HandleFunc("GET /v1/verify", s.verify)
 	mux.HandleFunc("GET /v1/digests", s.digests)
 	mux.HandleFunc("GET /v1/evidence", s.evidence)
+	mux.HandleFunc("POST /v1/peers/{name}/{do}", func(w http.ResponseWriter, _ *http.Request) {
+		replyError(w, &Error{CodeUsage, "all peers of this network run in one process: start it with poq devnet --processes"})
+	})
+	return mux
+}
+
+// listen begins to serve; the server is closed if it can't.
+func (s *Server) listen(path string, h http.Handler) error {
+	l, err := listen(path)
+	if err != nil {
+		return errors.Join(err, s.end())
+	}
+	s.status.Socket = path
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	s.http = &http.Server{Handler: s.count(mux), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	s.http = &http.Server{Handler: s.count(h), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
 	go func() { s.done <- s.http.Serve(l) }()
-	return s, nil
+	return nil
 }
 
 // Socket returns the path of the socket.
@@ -101,7 +138,7 @@ func (s *Server) Close() error {
 		if e := <-s.done; !errors.Is(e, http.ErrServerClosed) && !errors.Is(e, net.ErrClosed) {
 			err = errors.Join(err, e)
 		}
-		s.closeErr = errors.Join(err, s.lock.release())
+		s.closeErr = errors.Join(err, s.end())
 	})
 	return s.closeErr
 }
@@ -109,8 +146,11 @@ func (s *Server) Close() error {
 // Status returns what the server says about its process.
 func (s *Server) Status() Status {
 	st := s.status
+	if s.proxy != nil {
+		st.Peers = s.proxy.infos()
+	}
 	for _, p := range s.peers {
-		info := PeerInfo{Name: p.Name, Role: p.Role, Account: p.Node.Account(), Balance: p.Node.Ledger().Account(p.Node.Account()).Balance, PeerID: p.Node.Host().ID().String()}
+		info := PeerInfo{State: devnet.Up, PID: st.PID, Name: p.Name, Role: p.Role, Account: p.Node.Account(), Balance: p.Node.Ledger().Account(p.Node.Account()).Balance, PeerID: p.Node.Host().ID().String()}
 		for _, a := range p.Node.Host().Addrs() {
 			info.Addrs = append(info.Addrs, a.String())
 		}
@@ -137,7 +177,11 @@ func (s *Server) peer(r *http.Request) (Peer, error) {
 		}
 		all = append(all, p.Name)
 	}
-	return Peer{}, &Error{CodeNotFound, fmt.Sprintf("no peer %q here: there are %s", name, strings.Join(all, ", "))}
+	return Peer{}, noPeer(name, all)
+}
+
+func noPeer(name string, all []string) *Error {
+	return &Error{CodeNotFound, fmt.Sprintf("no peer %q here: there are %s", name, strings.Join(all, ", "))}
 }
 
 // oneOrAll returns the peer that a request names, all of them if it names none.
@@ -309,8 +353,10 @@ func toError(err error) *Error {
 		code = CodeFunds
 	case errors.As(err, &pending), errors.Is(err, context.DeadlineExceeded):
 		code = CodePending
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, devnet.ErrNoPeer):
 		code = CodeNotFound
+	case errors.Is(err, devnet.ErrIsDown):
+		code = CodeDown
 	}
 	return &Error{code, err.Error()}
 }

@@ -21,13 +21,24 @@ const (
 	lockSuffix   = ".lock"
 )
 
-type socketLock struct{ lock *flock.Flock }
+// Beside it N.peers holds the sockets of peers that run as processes of their own.
+const peersSuffix = ".peers"
 
-// release removes the socket and lets go of its name.
-func (l *socketLock) release() error {
-	err := ignoreMissing(os.Remove(strings.TrimSuffix(l.lock.Path(), lockSuffix) + socketSuffix))
-	return errors.Join(err, l.lock.Unlock())
+// Name is the name of a control socket, which this process holds.
+type Name struct {
+	base string // path without suffix
+	lock *flock.Flock
 }
+
+// Release removes the sockets and lets go of the name.
+func (n *Name) Release() error { return errors.Join(n.clear(), n.lock.Unlock()) }
+
+func (n *Name) clear() error {
+	return errors.Join(ignoreMissing(os.Remove(n.base+socketSuffix)), os.RemoveAll(n.base+peersSuffix))
+}
+
+// Peer returns where the process of a peer shall listen. Dial does not find it.
+func (n *Name) Peer(name string) string { return filepath.Join(n.base+peersSuffix, name+socketSuffix) }
 
 func ignoreMissing(err error) error {
 	if errors.Is(err, os.ErrNotExist) {
@@ -53,33 +64,37 @@ func socketDir() (string, error) {
 	return dir, nil
 }
 
-// listen opens a socket for this process.
-func listen() (net.Listener, *socketLock, error) {
+// Reserve takes a name for a control socket of this process. Nothing listens there yet.
+func Reserve() (*Name, error) {
 	dir, err := socketDir()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for i := range 1000 {
-		base := filepath.Join(dir, fmt.Sprint(i))
-		lock := flock.New(base+lockSuffix, flock.SetPermissions(0o600))
-		ok, err := lock.TryLock()
+		n := &Name{base: filepath.Join(dir, fmt.Sprint(i))}
+		n.lock = flock.New(n.base+lockSuffix, flock.SetPermissions(0o600))
+		ok, err := n.lock.TryLock()
 		if err != nil {
-			return nil, nil, fmt.Errorf("control socket: %w", err)
+			return nil, fmt.Errorf("control socket: %w", err)
 		}
 		if !ok {
 			continue
 		}
-		held := &socketLock{lock}
-		if err := ignoreMissing(os.Remove(base + socketSuffix)); err != nil {
-			return nil, nil, errors.Join(fmt.Errorf("control socket: %w", err), held.release())
+		if err := n.clear(); err != nil { // what a killed process left
+			return nil, errors.Join(fmt.Errorf("control socket: %w", err), n.Release())
 		}
-		l, err := new(net.ListenConfig).Listen(context.Background(), "unix", base+socketSuffix)
-		if err != nil {
-			return nil, nil, errors.Join(fmt.Errorf("control socket: %w", err), held.release())
-		}
-		return l, held, nil
+		return n, nil
 	}
-	return nil, nil, fmt.Errorf("control socket: all names in %s are taken", dir)
+	return nil, fmt.Errorf("control socket: all names in %s are taken", dir)
+}
+
+// listen opens a socket.
+func listen(path string) (net.Listener, error) {
+	l, err := new(net.ListenConfig).Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return l, nil
 }
 
 // sockets lists the sockets of processes that run.
@@ -98,13 +113,14 @@ func sockets() ([]string, error) {
 			continue
 		}
 		p := filepath.Join(dir, f.Name())
-		lock := flock.New(strings.TrimSuffix(p, socketSuffix)+lockSuffix, flock.SetPermissions(0o600))
-		ok, err := lock.TryLock()
+		n := &Name{base: strings.TrimSuffix(p, socketSuffix)}
+		n.lock = flock.New(n.base+lockSuffix, flock.SetPermissions(0o600))
+		ok, err := n.lock.TryLock()
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("control socket: %w", err)
 		case ok: // its process is gone
-			if err := (&socketLock{lock}).release(); err != nil {
+			if err := n.Release(); err != nil {
 				return nil, fmt.Errorf("removing a stale control socket: %w", err)
 			}
 		default:

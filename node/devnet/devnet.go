@@ -3,29 +3,20 @@
 package devnet
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"math"
-	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/gofrs/flock"
 	"github.com/multiformats/go-multiaddr"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/poqmesh/poq/ledger"
-	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/quality"
@@ -67,9 +58,10 @@ const (
 
 // Peer is one node of a devnet.
 type Peer struct {
-	Name string
-	Role Role
-	Node *node.Node
+	Name  string
+	Role  Role
+	Index int // among those of its role, from 0
+	Node  *node.Node
 }
 
 // Devnet is a running network.
@@ -78,145 +70,21 @@ type Devnet struct {
 	Peers   []*Peer // validators, workers, payer
 	Seed    *uint64
 
-	lock *flock.Flock
+	network *network
 }
-
-// ErrMismatch is wrapped when a directory holds another network than the one asked for.
-var ErrMismatch = errors.New("the directory holds another network")
-
-// manifest is what a directory says about its network, beside the genesis.
-type manifest struct {
-	Workers int     `json:"workers"`
-	Seed    *uint64 `json:"seed,omitempty"`
-}
-
-const (
-	genesisFile  = "genesis.json"
-	manifestFile = "devnet.json"
-	lockFile     = "LOCK"
-)
 
 // Start starts a network and returns when every peer sees every other one. ctx bounds Start alone. A
 // directory that another process uses gives an error that wraps store.ErrInUse.
 func Start(ctx context.Context, c Config) (*Devnet, error) {
-	switch {
-	case c.Validators < 1 || c.Validators > ledger.MaxValidators:
-		return nil, fmt.Errorf("%d validators, want 1 to %d", c.Validators, ledger.MaxValidators)
-	case len(c.Engines) > MaxWorkers:
-		return nil, fmt.Errorf("%d workers, want at most %d", len(c.Engines), MaxWorkers)
-	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the directory: %w", err)
-	}
-	d := &Devnet{lock: flock.New(filepath.Join(c.Dir, lockFile), flock.SetPermissions(0o600))}
-	ok, err := d.lock.TryLock()
+	n, err := openNetwork(c.Dir, c.Validators, len(c.Engines), c.Judge.ID(), c.Seed)
 	if err != nil {
-		return nil, fmt.Errorf("locking %s: %w", c.Dir, err)
+		return nil, err
 	}
-	if !ok {
-		return nil, fmt.Errorf("directory %s: %w; stop that one or choose another directory", c.Dir, store.ErrInUse)
-	}
-	if err := d.prepare(c); err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
+	d := &Devnet{Genesis: n.genesis, Seed: n.manifest.Seed, network: n}
 	if err := d.start(ctx, c); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
-}
-
-// names returns the peers' names in their order.
-func names(validators, workers int) (list []Peer) {
-	for i := range validators {
-		list = append(list, Peer{Name: fmt.Sprintf("validator-%d", i+1), Role: Validator})
-	}
-	for i := range workers {
-		list = append(list, Peer{Name: fmt.Sprintf("worker-%d", i+1), Role: Worker})
-	}
-	return append(list, Peer{Name: "payer", Role: Payer})
-}
-
-// prepare reads the directory's network, or makes one: keys first, then the manifest, and the genesis
-// last, so that a directory with a genesis is complete.
-func (d *Devnet) prepare(c Config) error {
-	d.Genesis = new(ledger.Genesis)
-	err := readJSON(filepath.Join(c.Dir, genesisFile), d.Genesis)
-	if err == nil {
-		var m manifest
-		if err := readJSON(filepath.Join(c.Dir, manifestFile), &m); err != nil {
-			return err
-		}
-		d.Seed = m.Seed
-		if v := len(d.Genesis.Validators); v != c.Validators || m.Workers != len(c.Engines) {
-			return fmt.Errorf("%w: %d validators and %d workers, not %d and %d; ask for these or choose another directory", ErrMismatch, v, m.Workers, c.Validators, len(c.Engines))
-		}
-		if c.Seed != nil && (m.Seed == nil || *m.Seed != *c.Seed) {
-			return fmt.Errorf("%w: it was not made from seed %d; leave the seed out or choose another directory", ErrMismatch, *c.Seed)
-		}
-		return nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	d.Seed = c.Seed
-	var random io.Reader
-	if c.Seed != nil {
-		random = rand.NewChaCha8([32]byte(binary.BigEndian.AppendUint64(bytes.Repeat([]byte("poq"), 8), *c.Seed)))
-	}
-	g := &ledger.Genesis{Network: "devnet", Epoch: 1, Judge: c.Judge.ID(), MinFee: 1000, Splits: []ledger.Split{ledger.DefaultSplit()}}
-	for _, p := range names(c.Validators, len(c.Engines)) {
-		id, err := newIdentity(filepath.Join(c.Dir, p.Name), random)
-		if err != nil {
-			return err
-		}
-		a := ledger.GenesisAccount{ID: id.Account.Public(), Name: p.Name}
-		switch p.Role {
-		case Payer:
-			a.Balance = PayerBalance
-		case Validator:
-			peerID, err := id.PeerID()
-			if err != nil {
-				return err
-			}
-			g.Validators = append(g.Validators, ledger.Validator{Name: p.Name, Consensus: id.Consensus.Public(), Account: a.ID, Peer: peerID.String()})
-		}
-		g.Accounts = append(g.Accounts, a)
-	}
-	slices.SortFunc(g.Accounts, func(a, b ledger.GenesisAccount) int { return a.ID.Compare(b.ID) })
-	if err := g.Validate(); err != nil {
-		return err
-	}
-	// Networks of several devnets must not mix, even if their peers should meet.
-	g.Network = "devnet-" + g.Chain().Short()
-	d.Genesis = g
-	if err := writeJSON(filepath.Join(c.Dir, manifestFile), manifest{len(c.Engines), c.Seed}); err != nil {
-		return err
-	}
-	return writeJSON(filepath.Join(c.Dir, genesisFile), g)
-}
-
-// newIdentity makes a peer's keys, in place of those that a start left that did not get to the end.
-// Whatever else a directory of that name holds is not ours.
-func newIdentity(dir string, random io.Reader) (id node.Identity, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return id, fmt.Errorf("making a peer's directory: %w", err)
-	}
-	files, err := os.ReadDir(dir)
-	if err != nil {
-		return id, fmt.Errorf("clearing a peer's directory: %w", err)
-	}
-	for _, f := range files {
-		if filepath.Ext(f.Name()) != ".key" {
-			continue
-		}
-		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
-			return id, fmt.Errorf("clearing a peer's directory: %w", err)
-		}
-	}
-	if id, err = node.NewIdentity(random); err != nil {
-		return id, err
-	}
-	return id, id.Save(dir)
 }
 
 func (d *Devnet) start(ctx context.Context, c Config) error {
@@ -229,21 +97,19 @@ func (d *Devnet) start(ctx context.Context, c Config) error {
 	var g errgroup.Group
 	for i, p := range peers {
 		p := &p
-		g.Go(func() (err error) {
-			opts := []node.Option{
-				node.WithDataDir(filepath.Join(c.Dir, p.Name)), node.WithGenesis(d.Genesis), node.WithLogger(log.With("peer", p.Name)),
-			}
+		g.Go(func() error {
+			var opts []node.Option
 			switch p.Role {
 			case Validator:
 				opts = append(opts, node.WithJudge(c.Judge))
 			case Worker:
-				opts = append(opts, node.WithEngine(c.Engines[i-c.Validators]))
+				opts = append(opts, node.WithEngine(c.Engines[p.Index]))
 			}
 			if c.Observe != nil {
 				opts = append(opts, node.WithObserver(func(e node.Event) { c.Observe(p, e) }))
 			}
-			if p.Node, err = node.New(ctx, opts...); err != nil {
-				return fmt.Errorf("%s: %w", p.Name, err)
+			if err := p.open(ctx, c.Dir, d.Genesis, log, opts...); err != nil {
+				return err
 			}
 			d.Peers[i] = p
 			return nil
@@ -270,6 +136,15 @@ func (d *Devnet) start(ctx context.Context, c Config) error {
 		if err := p.Node.WaitReady(ctx, len(d.Peers)-1); err != nil {
 			return fmt.Errorf("%s: %w", p.Name, err)
 		}
+	}
+	return nil
+}
+
+// open makes the peer's node.
+func (p *Peer) open(ctx context.Context, dir string, g *ledger.Genesis, log *slog.Logger, opts ...node.Option) (err error) {
+	opts = append(opts, node.WithDataDir(filepath.Join(dir, p.Name)), node.WithGenesis(g), node.WithLogger(log.With("peer", p.Name)))
+	if p.Node, err = node.New(ctx, opts...); err != nil {
+		return fmt.Errorf("%s: %w", p.Name, err)
 	}
 	return nil
 }
@@ -307,39 +182,8 @@ func (d *Devnet) Close() error {
 		})
 	}
 	_ = g.Wait() // the functions return no errors of their own
-	errs[len(d.Peers)] = d.lock.Unlock()
+	errs[len(d.Peers)] = d.network.close()
 	return errors.Join(errs...)
-}
-
-func readJSON(path string, v any) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("reading the network: %w", err)
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
-}
-
-// writeJSON replaces a file whole or not at all.
-func writeJSON(path string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encoding %s: %w", path, err)
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // WaitEqual returns when all peers have settled the same tasks and keep them on disk.

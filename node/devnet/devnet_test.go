@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
@@ -23,8 +21,6 @@ import (
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/quality"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // lengthJudge likes long answers.
 type lengthJudge struct{}

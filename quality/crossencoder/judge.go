@@ -46,6 +46,15 @@ func New(ctx context.Context, directory string) (*Judge, error) {
 	return j, nil
 }
 
+// Identity returns the [Judge.ID] that New(ctx, directory) gives, without loading the judge.
+func Identity(directory string) (crypto.Hash, error) {
+	f, err := read(directory)
+	if err != nil {
+		return crypto.Hash{}, err
+	}
+	return f.id(), nil
+}
+
 // ID is a hash over the model, its tokenizer and configuration, and the preparation rules of this package.
 func (j *Judge) ID() crypto.Hash { return j.id }
 

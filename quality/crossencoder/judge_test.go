@@ -65,6 +65,9 @@ func TestJudgeOfADirectoryIsTheBuiltInOneIfItsFilesAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer j.Close()
+	if id, err := Identity("model"); err != nil || id != builtin.ID() {
+		t.Errorf("identity without loading: %v, %v", id, err)
+	}
 	if j.ID() != builtin.ID() || j.ID().IsZero() {
 		t.Errorf("identities %v and %v", j.ID(), builtin.ID())
 	}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/poqmesh/poq/llm/engines"
+	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/control"
+	"github.com/poqmesh/poq/node/devnet"
+	"github.com/poqmesh/poq/quality/crossencoder"
+)
+
+// peerFlags are those of one peer's process, which poq devnet --processes starts.
+type peerFlags struct {
+	dir, name, socket, engine, model string
+	others                           int
+	verbose                          bool
+}
+
+// readyTimeout is how long a peer looks for the others before it says that it is ready all the same: they may
+// have gone away meanwhile.
+const readyTimeout = 10 * time.Second
+
+func newPeer() *cobra.Command {
+	var f peerFlags
+	run := &cobra.Command{Use: "run", Short: "Run one peer until stdin ends", Args: args(cobra.NoArgs)}
+	run.Flags().StringVar(&f.dir, "dir", "", "directory of the network")
+	run.Flags().StringVar(&f.name, "name", "", "the peer's name")
+	run.Flags().StringVar(&f.socket, "socket", "", "where to serve the control socket")
+	run.Flags().IntVar(&f.others, "others", 0, "how many peers to wait for")
+	run.Flags().StringVar(&f.engine, "engine", "", "answer engine of a worker")
+	run.Flags().StringVar(&f.model, "judge-model", "", "judge of a validator: a directory, or nothing for the one in the binary")
+	run.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log what the peer does to stderr")
+	run.RunE = func(c *cobra.Command, _ []string) error { return runPeer(c, f) }
+	c := group("peer", "Run one peer of a network of processes", run)
+	c.Hidden = true
+	return c
+}
+
+// arguments returns the arguments of poq that start a peer with these flags.
+func (f peerFlags) arguments(role devnet.Role) []string {
+	a := []string{"peer", "run", "--dir", f.dir, "--name", f.name, "--socket", f.socket, "--others", strconv.Itoa(f.others)}
+	switch role {
+	case devnet.Validator:
+		a = append(a, "--judge-model="+f.model)
+	case devnet.Worker:
+		a = append(a, "--engine="+f.engine)
+	}
+	if f.verbose {
+		a = append(a, "-v")
+	}
+	return a
+}
+
+func runPeer(c *cobra.Command, f peerFlags) (err error) {
+	ctx, cancel := context.WithCancel(c.Context())
+	defer cancel()
+	go func() { // the process that started this one holds the other end: it asks this one to end, or has died
+		_, _ = io.Copy(io.Discard, c.InOrStdin())
+		cancel()
+	}()
+	var opts []node.Option
+	if c.Flags().Changed("judge-model") {
+		judge, closeJudge, e := loadJudge(ctx, f.model)
+		if e != nil {
+			return e
+		}
+		defer func() { err = errors.Join(err, closeJudge()) }()
+		opts = append(opts, node.WithJudge(judge))
+	}
+	if f.engine != "" {
+		e, err := engines.New(f.engine)
+		if err != nil {
+			return usageError{err}
+		}
+		opts = append(opts, node.WithEngine(e))
+	}
+	level := slog.LevelError
+	if f.verbose {
+		level = slog.LevelDebug
+	}
+	log := newLogger(c.ErrOrStderr(), level)
+	p, err := devnet.StartPeer(ctx, f.dir, f.name, log, opts...)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := p.Node.Close(); err == nil { // else it only says once more why the peer failed
+			err = e
+		}
+	}()
+	server, err := control.ServePeer(versionText(), f.dir, f.socket, control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	debug.FreeOSMemory() // loading took more than running does
+	hurry, stop := context.WithTimeout(ctx, readyTimeout)
+	if err := p.Node.WaitReady(hurry, f.others); err != nil {
+		log.Debug("not all peers are seen yet", "error", err)
+	}
+	stop()
+	fmt.Fprintln(c.OutOrStdout(), devnet.ReadyLine)
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-p.Node.Done():
+		return p.Node.Err()
+	}
+}
+
+// runProcesses runs a network whose peers are processes of their own, until the user ends it.
+func runProcesses(c *cobra.Command, g *globals, f devnetFlags, dir string, specs []string) (err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding this program to start peers with: %w", err)
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return fmt.Errorf("directory: %w", err)
+	}
+	judge, err := crossencoder.Identity(f.model)
+	if err != nil {
+		return err
+	}
+	name, err := control.Reserve()
+	if err != nil {
+		return err
+	}
+	progress := func(format string, a ...any) { fmt.Fprintf(c.ErrOrStderr(), format+"\n", a...) }
+	progress("starting %d validators, %d workers and a payer, each in a process of its own ...", f.validators, f.workers)
+	begin := time.Now()
+	conf := devnet.ProcessConfig{
+		Dir: dir, Validators: f.validators, Workers: f.workers, Judge: judge, Stderr: c.ErrOrStderr(),
+		Command: func(p devnet.Peer, others int) *exec.Cmd {
+			flags := peerFlags{dir: dir, name: p.Name, socket: name.Peer(p.Name), model: f.model, others: others, verbose: f.verbose}
+			if p.Role == devnet.Worker {
+				flags.engine = specs[p.Index]
+			}
+			return exec.CommandContext(context.Background(), self, flags.arguments(p.Role)...) //nolint:gosec // this program; its network ends it
+		},
+		Died: func(p devnet.Process) {
+			progress("%s is down: %s; start it with poq devnet start %s", p.Name, p.Reason, p.Name)
+		},
+	}
+	if c.Flags().Changed("seed") {
+		conf.Seed = &f.seed
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), startTimeout)
+	defer cancel()
+	d, err := devnet.StartProcesses(ctx, conf)
+	if err != nil {
+		return errors.Join(err, name.Release())
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	server, err := control.ServeProcesses(versionText(), dir, name, d)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	progress("ready in %.1f s", time.Since(begin).Seconds())
+	card := server.Status()
+	if g.json {
+		err = printJSON(c.OutOrStdout(), card)
+	} else {
+		printCard(c.OutOrStdout(), card, f.dir == "")
+	}
+	if err != nil {
+		return err
+	}
+	<-c.Context().Done()
+	progress("stopping ...")
+	return nil
+}
