@@ -29,6 +29,7 @@ const maxRound = 128
 // leave room for a whole network that shares two cores (poq bench settle).
 const (
 	sealGrace    = 500 * time.Millisecond // after all but f score commitments came
+	silentGrace  = 50 * time.Millisecond  // the same, if those that are missing come from validators that were silent before
 	revealGrace  = 500 * time.Millisecond // after the seal
 	firstRound   = 200 * time.Millisecond // round 1; each further one lasts twice as long
 	longestRound = 10 * time.Second
@@ -186,6 +187,17 @@ func (e *Engine) castLeaf(t *task, l Leaf, u *Bundle, i int) {
 	e.step(t, l.Stage)
 }
 
+// sealGrace is how long round 0 of the seal still waits, now that all but f score commitments are there.
+// A validator that is down costs every task little: only the first one waits for it.
+func (e *Engine) sealGrace(t *task) time.Duration {
+	for member := range e.genesis.Validators {
+		if _, ok := t.scoreCommits[uint16(member)]; !ok && !e.silent[uint16(member)] {
+			return sealGrace
+		}
+	}
+	return silentGrace
+}
+
 // sealValue returns S_full once the commitments of the whole panel are held.
 func (e *Engine) sealValue(t *task) (SealValue, bool) {
 	if len(t.scoreCommits) < len(e.genesis.Validators) {
@@ -286,6 +298,11 @@ func (e *Engine) onSealCert(t *task, s *SealCert) {
 		return
 	}
 	t.seal.decided, t.sealed = true, s
+	for member := range e.genesis.Validators {
+		if !slices.ContainsFunc(s.Value, func(c Signed[ScoreCommit]) bool { return int(c.Statement.Member) == member }) {
+			e.silent[uint16(member)] = true
+		}
+	}
 	e.host.Log(s) // the settle vote will rest on it
 	e.publish(t.id, StageSeal, s)
 	e.host.Observe(Progress{Task: t.id, Step: Sealed})

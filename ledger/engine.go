@@ -47,6 +47,7 @@ type Engine struct {
 	restored map[TaskID][]Message // what a validator's log says of tasks that are not open yet
 	recent   []headers            // by validator
 	accused  map[crypto.Hash]bool // evidence that is kept, by its id
+	silent   map[uint16]bool      // validators that missed a seal and were not heard of since
 }
 
 // headers remembers the latest bundle headers of a validator.
@@ -143,6 +144,7 @@ func NewEngine(g *Genesis, self int, host Host) *Engine {
 		voted: map[nonce]TaskID{}, reserved: map[AccountID]Amount{}, waiting: map[nonce]TaskID{}, frozen: map[AccountID]bool{},
 		sent: map[TaskID][]Leaf{}, openings: map[TaskID]logged{}, restored: map[TaskID][]Message{},
 		recent: make([]headers, len(g.Validators)), accused: map[crypto.Hash]bool{},
+		silent: map[uint16]bool{},
 	}
 }
 
@@ -700,8 +702,8 @@ func (e *Engine) onScoreCommit(t *task, c Signed[ScoreCommit]) {
 	}
 	t.scoreCommits[s.Member] = c
 	e.host.Observe(Progress{Task: t.id, Step: Scored, Member: int(s.Member)})
-	if n := len(e.genesis.Validators); len(t.scoreCommits) == n-e.genesis.Faults() && n > len(t.scoreCommits) && t.seal.round == 0 {
-		e.host.SetTimer(Timer{t.id, SealRound, 0}, sealGrace)
+	if n := len(e.genesis.Validators); len(t.scoreCommits) >= n-e.genesis.Faults() && n > len(t.scoreCommits) && t.seal.round == 0 {
+		e.host.SetTimer(Timer{t.id, SealRound, 0}, e.sealGrace(t))
 	}
 	e.step(t, StageSeal)
 }
@@ -746,6 +748,7 @@ func (e *Engine) onBundle(u *Bundle) {
 		return
 	}
 	e.recent[h.Validator].see(&u.Header)
+	delete(e.silent, h.Validator)
 	seen := map[TaskID]bool{}
 	for _, l := range u.Leaves {
 		if seen[l.Task] || e.host.IsSettled(l.Task) {

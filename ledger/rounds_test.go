@@ -3,6 +3,7 @@ package ledger
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -314,5 +315,37 @@ func TestTwoSealsNameThoseWhoSignedBoth(t *testing.T) {
 	}
 	if len(accused) < s.genesis.Quorum()-s.genesis.Faults() {
 		t.Errorf("accused: %v", accused)
+	}
+}
+
+func TestOnlyTheFirstTaskWaitsForAValidatorThatIsDown(t *testing.T) {
+	s := newSwarm(t, 4, 3)
+	first, order := s.order(0, TaskID{}, Credit, 1)
+	second, next := s.order(1, first, Credit, 1)
+	third, last := s.order(2, second, Credit, 1)
+	down := slices.IndexFunc(s.peers[:4], func(p *peer) bool { // no leader of a round that is needed
+		return Leader(s.genesis, s.domain, first, StageSeal, 1) != p.index && Leader(s.genesis, s.domain, second, StageSeal, 1) != p.index
+	})
+	s.peers[down].down = true
+	run := func(id TaskID, m *OrderMessage) time.Duration {
+		begin := s.now
+		s.gossip(4, m)
+		s.answer(id, 0, "text", 20*time.Millisecond, 30*time.Millisecond)
+		for s.peers[4].saw(Settled) < int(m.Order.Statement.Nonce)+1 {
+			s.run(s.now + time.Millisecond)
+			s.now += time.Millisecond
+		}
+		return s.now - begin
+	}
+	if took := run(first, order); took < sealGrace {
+		t.Errorf("the first task did not wait: %v", took)
+	}
+	if took := run(second, next); took > sealGrace {
+		t.Errorf("the second task took %v", took)
+	}
+	s.peers[down].restart()
+	run(third, last)
+	if n := len(s.peers[4].receipts[2].Seal.Value); n != 4 {
+		t.Errorf("after it returned %d commitments are sealed", n)
 	}
 }

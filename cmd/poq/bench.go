@@ -32,6 +32,7 @@ func newBench(g *globals) *cobra.Command {
 type settleBench struct {
 	Cores       int           `json:"cores"`
 	Validators  int           `json:"validators"`
+	Down        int           `json:"down"` // validators that were stopped before
 	Workers     int           `json:"workers"`
 	Tasks       int           `json:"tasks"`
 	Concurrency int           `json:"concurrency"`
@@ -47,12 +48,13 @@ type benchedSpan struct {
 }
 
 func benchSettle(g *globals) *cobra.Command {
-	var validators, workers, tasks, concurrency int
+	var validators, down, workers, tasks, concurrency int
 	c := &cobra.Command{
 		Use: "settle", Short: "Time the agreement: real hosts, gossip and Badger, instant answers, scores from the judge's cache",
 		Args: args(cobra.NoArgs),
 	}
 	c.Flags().IntVar(&validators, "validators", 4, "size of the committee")
+	c.Flags().IntVar(&down, "down", 0, "validators that are stopped before the tasks are given")
 	c.Flags().IntVar(&workers, "workers", 3, "number of workers")
 	c.Flags().IntVar(&tasks, "tasks", 500, "tasks to settle")
 	c.Flags().IntVar(&concurrency, "concurrency", 1, "tasks under way at a time")
@@ -60,10 +62,13 @@ func benchSettle(g *globals) *cobra.Command {
 		if validators < 1 || validators > ledger.MaxValidators || workers < 1 || workers > ledger.MaxAnswers || tasks < 1 || concurrency < 1 {
 			return usagef("want 1 to %d validators, 1 to %d workers, and positive numbers", ledger.MaxValidators, ledger.MaxAnswers)
 		}
+		if f := (validators - 1) / 3; down < 0 || down > f {
+			return usagef("--down %d: of %d validators at most %d may be down", down, validators, f)
+		}
 		if ledger.Amount(tasks)*1000 > devnet.PayerBalance {
 			return usagef("--tasks %d: the payer can't pay for more than %d", tasks, devnet.PayerBalance/1000)
 		}
-		b := &settleBench{Cores: runtime.NumCPU(), Validators: validators, Workers: workers, Tasks: tasks, Concurrency: concurrency}
+		b := &settleBench{Cores: runtime.NumCPU(), Validators: validators, Down: down, Workers: workers, Tasks: tasks, Concurrency: concurrency}
 		if err := b.run(c.Context(), c.ErrOrStderr()); err != nil {
 			return err
 		}
@@ -77,7 +82,7 @@ func benchSettle(g *globals) *cobra.Command {
 }
 
 func (b *settleBench) print(w io.Writer) {
-	fmt.Fprintf(w, "%d validators, %d workers, a payer; %d tasks, %d at a time; %d cores: %d tasks/s\n\n", b.Validators, b.Workers, b.Tasks, b.Concurrency, b.Cores, b.PerSecond)
+	fmt.Fprintf(w, "%d validators (%d of them down), %d workers, a payer; %d tasks, %d at a time; %d cores: %d tasks/s\n\n", b.Validators, b.Down, b.Workers, b.Tasks, b.Concurrency, b.Cores, b.PerSecond)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "SPAN\tCOUNT\tP50\tP99")
 	for _, s := range b.Spans {
@@ -223,6 +228,13 @@ func (b *settleBench) run(ctx context.Context, progress io.Writer) (err error) {
 	}
 	if err := d.WaitEqual(ctx); err != nil {
 		return err
+	}
+	for range b.Down { // the last of the committee
+		i := slices.IndexFunc(d.Peers, func(p *devnet.Peer) bool { return p.Role != devnet.Validator }) - 1
+		if err := d.Peers[i].Node.Close(); err != nil {
+			return fmt.Errorf("%s: %w", d.Peers[i].Name, err)
+		}
+		d.Peers = slices.Delete(d.Peers, i, i+1)
 	}
 	s.mu.Lock()
 	clear(s.tasks)
