@@ -335,7 +335,7 @@ func (l testLog) Write(p []byte) (int, error) {
 // soon is a context for what happens at once on a healthy machine.
 func soon(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -334,11 +334,11 @@ func (s *syncer) pass(ctx context.Context, r remote) (got int, again bool, err e
 }
 
 func (s *syncer) fetchMissing(ctx context.Context, r remote) (got int, again bool, err error) {
-	f := fetch{syncer: s, remote: r}
-	f.group, ctx = errgroup.WithContext(ctx)
-	f.group.SetLimit(syncAhead)
-	err = f.list(ctx)
-	if e := f.group.Wait(); e != nil {
+	group, fetching := errgroup.WithContext(ctx)
+	group.SetLimit(syncAhead)
+	f := fetch{syncer: s, remote: r, group: group}
+	err = f.list(fetching)
+	if e := group.Wait(); e != nil {
 		err = e // the cause; the list ended for it
 	}
 	s.release(f.batch)
@@ -549,6 +549,9 @@ func (s *syncer) takeLocks(ctx context.Context, tasks []ledger.TaskID, parts [][
 			return lie("lock of task %s: it is of another one", tasks[i].Short())
 		}
 		locks = append(locks, v)
+	}
+	if len(locks) == 0 {
+		return nil
 	}
 	return s.node.give(ctx, locks)
 }
