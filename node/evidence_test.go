@@ -53,9 +53,9 @@ func TestPayerWithTwoOrdersIsFrozenAtAllPeersForGood(t *testing.T) {
 		s.record.await("order at "+m.name, func(who string, e Event) bool { return who == m.name && e.Task == later && e.Step == ledger.Ordered })
 	}
 	// A lock vote would be cast in the same turn of the loop and stand in the log.
-	for _, m := range s.validators {
+	for i, m := range s.validators {
 		s.stop(m)
-		for _, u := range m.bundles(t) {
+		for _, u := range s.bundles(i) {
 			if slices.ContainsFunc(u.Leaves, func(l ledger.Leaf) bool { return l.Task == later }) {
 				t.Errorf("%s voted for a later order", m.name)
 			}

@@ -174,8 +174,8 @@ func TestFloodOfGarbageStopsNothingAndGetsNoVote(t *testing.T) {
 	}
 	s.check()
 	s.stop(s.all()...)
-	for _, m := range s.validators {
-		for _, u := range m.bundles(t) {
+	for i, m := range s.validators {
+		for _, u := range s.bundles(i) {
 			for _, l := range u.Leaves {
 				if l.Task != got.Task && l.Task != after.Task {
 					t.Errorf("%s voted %v on %s", m.name, l.Kind, l.Task.Short())

@@ -65,6 +65,7 @@ func newLoop(n *Node) (*loop, error) {
 	}
 	c := votelog.Config{Genesis: n.genesis, Verifier: n.verifier, Engine: l.engine, Self: n.self, Key: n.identity.Consensus}
 	if n.self >= 0 {
+		c.Ledger = n.store
 		if c.Disk, err = votelog.Dir(filepath.Join(n.cfg.dir, "votes")); err != nil {
 			return nil, err
 		}

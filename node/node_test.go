@@ -234,7 +234,7 @@ func TestNodeThatCannotWriteItsVoteLogStopsAndSignsNothingMore(t *testing.T) {
 
 	broken := s.validators[2].node
 	closed := make(chan error)
-	broken.loop.do(func(*ledger.Engine) { closed <- broken.loop.Outbox.Close() })
+	broken.loop.do(func(*ledger.Engine) { closed <- broken.loop.Close() })
 	if err := receive(t, closed); err != nil {
 		t.Fatal(err)
 	}

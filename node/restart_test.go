@@ -49,21 +49,22 @@ func TestRestartedPeersFindTheirLedgerAndGoOn(t *testing.T) {
 	// What the restarted validator signed is one chain of bundles.
 	m := s.validators[1]
 	s.stop(m)
-	for seq, u := range m.bundles(t) {
+	for seq, u := range s.bundles(1) {
 		if h := u.Header.Statement; h.Seq != uint64(seq) {
 			t.Errorf("bundle %d stands at %d", h.Seq, seq)
 		}
 	}
 }
 
-// bundles reads the vote log of a validator that is stopped.
-func (m *member) bundles(t testing.TB) (list []*ledger.Bundle) {
+// bundles reads the vote log of validator i, which is stopped.
+func (s *swarm) bundles(i int) (list []*ledger.Bundle) {
+	t, m := s.t, s.validators[i]
 	t.Helper()
 	disk, err := votelog.Dir(filepath.Join(m.dir, "votes"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := votelog.Open(disk, votelog.Replayer{
+	log, err := votelog.Open(votelog.Config{Genesis: s.genesis, Self: i, Disk: disk}, votelog.Replayer{
 		Message: func(ledger.Message) {},
 		Bundle:  func(u *ledger.Bundle) { list = append(list, u) },
 		Opening: func(ledger.ScoreCommit, ledger.Opening) {},

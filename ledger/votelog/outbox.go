@@ -18,25 +18,21 @@ import (
 // they saw of it: see [Outbox.Mark].
 type Outbox struct {
 	Config
-	log      *Log
-	domain   crypto.Domain
-	seq      uint64      // of the next bundle
-	previous crypto.Hash // header at seq − 1
-	hashes   map[uint64]crypto.Hash
-	marked   map[int]bool // validators that have said what they saw
-	refused  error
+	log     *Log
+	domain  crypto.Domain
+	hashes  map[uint64]crypto.Hash // of the latest own headers
+	marked  map[int]bool           // validators that have said what they saw
+	refused error
+	failed  error
 
-	// what the engine decided since the last flush
+	// what the engine decided since the last flush, or since the start while the outbox is held back
 	basis    []ledger.Message
 	openings []opening
 	leaves   []ledger.Leaf
+	queued   map[ledger.Leaf]bool // these
 	reveals  []ledger.Reveal
 	outgoing []func(Network)
-}
-
-type opening struct {
-	commit  ledger.ScoreCommit
-	opening ledger.Opening
+	enough   int // so much may wait before what is settled is dropped
 }
 
 // Config says whose outbox it is.
@@ -44,9 +40,11 @@ type Config struct {
 	Genesis  *ledger.Genesis
 	Verifier *ledger.Verifier
 	Engine   *ledger.Engine
-	Self     int               // index in the committee; -1 for a peer that only follows, which needs no key and no disk
+	Self     int               // index in the committee; -1 for a peer that only follows, which needs no key, disk or ledger
 	Key      crypto.PrivateKey // the consensus key
 	Disk     Disk
+	Ledger   Ledger // nil: nothing is ever purged from the log
+	Segment  int64  // bytes of a segment of the log, 0 for SegmentSize; with small ones the simulator rotates often
 }
 
 // Network takes what leaves an outbox, in its order.
@@ -57,37 +55,56 @@ type Network interface {
 	Gossip(m ledger.Message)
 }
 
-// ErrBehind is wrapped when a peer saw more of this validator's votes than its log holds.
-var ErrBehind = errors.New("the vote log lacks votes that were sent: it was restored or lost; this validator signs nothing more in this epoch: give it a new consensus key in the next one")
+// Errors a caller may branch on: why a validator does not sign.
+var (
+	// ErrBehind is wrapped when a peer saw more of this validator's votes than its log holds.
+	ErrBehind = errors.New("the vote log lacks votes that were sent: it was restored or lost; this validator signs nothing more in this epoch: give it a new consensus key in the next one")
+	// ErrLedgerBehind is wrapped when the ledger misses tasks whose votes were purged from the log.
+	ErrLedgerBehind = errors.New("the ledger was restored or lost: this validator signs nothing until its ledger has caught up with the others' and it is started again")
+)
 
-// maxHashes bounds the headers that are remembered to be compared with marks.
-const maxHashes = 4096
+const (
+	// maxHashes bounds the headers that are remembered to be compared with marks.
+	maxHashes = 4096
+	// minHeld is how much waits, at least, before it is looked through.
+	minHeld = 1024
+)
 
 // NewOutbox opens the validator's log and restores the engine from it, before anything else is called
-// on the engine.
+// on the engine. The outbox closes the disk, at the latest when it is closed.
 func NewOutbox(c Config) (*Outbox, error) {
-	o := &Outbox{Config: c, domain: ledger.Domain(c.Genesis), hashes: map[uint64]crypto.Hash{}, marked: map[int]bool{}}
+	o := &Outbox{
+		Config: c, domain: ledger.Domain(c.Genesis), hashes: map[uint64]crypto.Hash{}, marked: map[int]bool{}, queued: map[ledger.Leaf]bool{}, enough: minHeld,
+	}
 	if c.Self < 0 {
 		return o, nil
 	}
 	var err error
-	o.log, err = Open(c.Disk, Replayer{
+	o.log, err = Open(c, Replayer{
 		Message: c.Engine.Restore,
 		Bundle: func(u *ledger.Bundle) {
-			o.chain(u.Header.Statement)
+			o.note(u.Header.Statement)
 			for _, leaf := range u.Leaves {
 				c.Engine.RestoreVote(leaf)
 			}
 		},
 		Opening: c.Engine.RestoreOpening,
 	})
-	return o, err
+	if err != nil {
+		return nil, err
+	}
+	if t := o.log.tip; t.seq > 0 {
+		o.hashes[t.seq-1] = t.previous
+	}
+	if purged := o.log.header.settled; c.Ledger != nil && uint64(c.Ledger.Digest().Tasks) < purged {
+		o.refused = fmt.Errorf("the ledger holds %d settled tasks, but held %d when votes were purged: %w", c.Ledger.Digest().Tasks, purged, ErrLedgerBehind)
+	}
+	return o, nil
 }
 
-// chain notes the last own header.
-func (o *Outbox) chain(h ledger.BundleHeader) {
-	o.seq, o.previous = h.Seq+1, h.Hash(o.domain)
-	o.hashes[h.Seq] = o.previous
+// note remembers an own header.
+func (o *Outbox) note(h ledger.BundleHeader) {
+	o.hashes[h.Seq] = h.Hash(o.domain)
 	if h.Seq >= maxHashes {
 		delete(o.hashes, h.Seq-maxHashes)
 	}
@@ -112,9 +129,13 @@ func (o *Outbox) Mark(from int, m *ledger.Mark) error {
 	if m.Header != nil {
 		h := m.Header.Statement
 		own, known := o.hashes[h.Seq]
-		if h.Seq >= o.seq || known && own != h.Hash(o.domain) {
-			o.refused = fmt.Errorf("validator %d saw bundle %d of this one, the log ends before %d: %w", from, h.Seq, o.seq, ErrBehind)
-			o.basis, o.openings, o.leaves, o.reveals = nil, nil, nil, nil
+		if end := o.log.tip.seq; h.Seq >= end {
+			o.refused = fmt.Errorf("validator %d saw bundle %d of this one, the log ends before %d: %w", from, h.Seq, end, ErrBehind)
+		} else if known && own != h.Hash(o.domain) {
+			o.refused = fmt.Errorf("validator %d saw another bundle %d of this one than its log holds: %w", from, h.Seq, ErrBehind)
+		}
+		if o.refused != nil {
+			o.clear()
 			return o.refused
 		}
 	}
@@ -139,8 +160,9 @@ func (o *Outbox) Log(m ledger.Message) {
 
 // Vote implements [ledger.Host].
 func (o *Outbox) Vote(l ledger.Leaf) {
-	if !o.silent() && !slices.Contains(o.leaves, l) {
+	if !o.silent() && !o.queued[l] {
 		o.leaves = append(o.leaves, l)
+		o.queued[l] = true
 	}
 }
 
@@ -170,12 +192,22 @@ func (o *Outbox) Send(to int, m ledger.Message) {
 
 // Flush carries out what the engine decided: what the validator is about to sign is logged and synced
 // first, and only then does anything leave. The own bundles go to the engine, which may decide more;
-// Flush returns when there is nothing left. After an error the process must stop: it must not vote
-// without a record.
+// Flush returns when there is nothing left. After an error the process must stop: nothing leaves any more,
+// since it must not vote without a record.
 func (o *Outbox) Flush(n Network) error {
+	if o.failed == nil {
+		o.failed = o.flush(n)
+	}
+	return o.failed
+}
+
+func (o *Outbox) flush(n Network) error {
 	for {
 		signing, _ := o.Signing()
-		own := signing && len(o.basis)+len(o.openings)+len(o.leaves)+len(o.reveals) > 0
+		if !signing && o.waiting() > o.enough {
+			o.forgetSettled()
+		}
+		own := signing && o.waiting() > 0
 		if !own && len(o.outgoing) == 0 {
 			return nil
 		}
@@ -214,11 +246,11 @@ func (o *Outbox) sign() (signed []func(Network), bundles []*ledger.Bundle, err e
 		o.log.Opening(s.commit, s.opening)
 	}
 	for part := range slices.Chunk(o.leaves, ledger.MaxBundleLeaves) {
-		u := ledger.NewBundle(uint16(o.Self), o.seq, o.previous, part)
+		u := ledger.NewBundle(uint16(o.Self), o.log.tip.seq, o.log.tip.previous, part)
 		u.Sign(o.domain, o.Key)
 		ledger.Trust(o.Verifier, u.Header)
-		o.chain(u.Header.Statement)
 		o.log.Bundle(&u)
+		o.note(u.Header.Statement)
 		bundles = append(bundles, &u)
 	}
 	if err := o.log.Sync(); err != nil {
@@ -234,6 +266,36 @@ func (o *Outbox) sign() (signed []func(Network), bundles []*ledger.Bundle, err e
 		ledger.Trust(o.Verifier, v)
 		signed = append(signed, func(n Network) { n.Gossip(&v) })
 	}
-	o.basis, o.openings, o.leaves, o.reveals = nil, nil, nil, nil
+	o.clear()
 	return signed, bundles, nil
+}
+
+func (o *Outbox) clear() {
+	o.basis, o.openings, o.leaves, o.reveals = nil, nil, nil, nil
+	clear(o.queued)
+}
+
+// waiting is how much waits to be signed.
+func (o *Outbox) waiting() int {
+	return len(o.basis) + len(o.openings) + len(o.leaves) + len(o.reveals)
+}
+
+// forgetSettled drops what nobody needs any more, so that an outbox that is held back for long keeps no
+// more than the open tasks ask for.
+func (o *Outbox) forgetSettled() {
+	if o.Ledger == nil {
+		return
+	}
+	settled := o.Ledger.IsSettled
+	o.basis = slices.DeleteFunc(o.basis, func(m ledger.Message) bool { return settled(taskOf(m, o.domain)) })
+	o.openings = slices.DeleteFunc(o.openings, func(p opening) bool { return settled(p.commit.Task) })
+	o.reveals = slices.DeleteFunc(o.reveals, func(r ledger.Reveal) bool { return settled(r.Task) })
+	o.leaves = slices.DeleteFunc(o.leaves, func(l ledger.Leaf) bool {
+		gone := settled(l.Task)
+		if gone {
+			delete(o.queued, l)
+		}
+		return gone
+	})
+	o.enough = max(minHeld, 2*o.waiting())
 }
