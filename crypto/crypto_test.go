@@ -45,6 +45,9 @@ func TestSigningBytesStayAsTheyAre(t *testing.T) {
 		body := bytes.Repeat([]byte{byte(i + 1)}, 5*i)
 		k := keyFrom(t, byte(i+7))
 		message := d.SigningBytes(kind, body)
+		if got := KindOf(message); got != kind {
+			t.Errorf("kind %q is read as %q", kind, got)
+		}
 		sig := k.Sign(message)
 		vectors = append(vectors, signingVector{kind, d.Chain, d.Epoch, hex.EncodeToString(body), hex.EncodeToString(message), d.Hash(kind, body),
 			hex.EncodeToString(k.Bytes()[:32]), k.Public().String(), hex.EncodeToString(sig[:])})

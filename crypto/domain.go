@@ -1,6 +1,9 @@
 package crypto
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"strings"
+)
 
 // Protocol stands in front of everything that is signed or hashed to an identifier.
 const Protocol = "poq/v1/"
@@ -35,6 +38,11 @@ func (d Domain) SigningBytes(kind Kind, body []byte) []byte {
 	b = append(b, d.Chain[:]...)
 	b = binary.BigEndian.AppendUint64(b, d.Epoch)
 	return append(b, body...)
+}
+
+// KindOf returns the kind in bytes that [Domain.SigningBytes] made.
+func KindOf(signed []byte) Kind {
+	return Kind(strings.TrimRight(string(signed[len(Protocol):][:kindSize]), "\x00"))
 }
 
 // Hash identifies a statement: the hash of its [Domain.SigningBytes].

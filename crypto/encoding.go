@@ -3,6 +3,7 @@ package crypto
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -80,8 +81,11 @@ func (r *Reader) Failed() bool { return r.failed }
 
 // End returns an error wrapping [ErrEncoding] if a read failed or bytes are left over.
 func (r *Reader) End() error {
-	if r.failed || !r.rest.Empty() {
-		return ErrEncoding
+	switch {
+	case r.failed:
+		return fmt.Errorf("%w: cut short, or a count or a flag out of its bounds", ErrEncoding)
+	case !r.rest.Empty():
+		return fmt.Errorf("%w: %d bytes left over", ErrEncoding, len(r.rest))
 	}
 	return nil
 }

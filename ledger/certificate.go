@@ -52,20 +52,6 @@ type SealCert struct {
 	Votes Certificate
 }
 
-// Receipt is the complete proof of one settlement: whoever holds it and the genesis can check every
-// step from the order to the payments. A settled task's certificate travels in this form, so that a
-// peer that missed everything before can still apply it.
-type Receipt struct {
-	Order   Signed[Order]
-	Lock    Certificate
-	Seal    SealCert
-	Outcome Outcome
-	Settle  Certificate
-}
-
-// Task returns the task that the receipt settles, as the votes name it.
-func (r *Receipt) Task() TaskID { return r.Settle.Vote.Task }
-
 func (l *LockCert) append(b []byte) []byte { return l.Votes.append(l.Order.append(b)) }
 
 func readLockCert(r *crypto.Reader) *LockCert {
@@ -75,28 +61,6 @@ func readLockCert(r *crypto.Reader) *LockCert {
 func (s SealCert) append(b []byte) []byte { return s.Votes.append(s.Value.append(b)) }
 
 func readSealCert(r *crypto.Reader) SealCert { return SealCert{readSealValue(r), readCertificate(r)} }
-
-// Encode returns the canonical bytes of the receipt.
-func (r *Receipt) Encode() []byte { return r.append(nil) }
-
-func (r *Receipt) append(b []byte) []byte {
-	b = r.Lock.append(r.Order.append(b))
-	return r.Settle.append(r.Outcome.append(r.Seal.append(b)))
-}
-
-func readReceipt(r *crypto.Reader) *Receipt {
-	return &Receipt{readSigned[Order](r), readCertificate(r), readSealCert(r), readOutcome(r), readCertificate(r)}
-}
-
-// DecodeReceipt reads what [Receipt.Encode] wrote. It checks no signature: see [Verifier.Receipt].
-func DecodeReceipt(data []byte) (*Receipt, error) {
-	rd := crypto.NewReader(data)
-	r := readReceipt(rd)
-	if err := rd.End(); err != nil {
-		return nil, fmt.Errorf("receipt: %w", err)
-	}
-	return r, nil
-}
 
 // Encode returns the canonical bytes of the certificate, in which a lock is stored while its task is open.
 func (l *LockCert) Encode() []byte { return l.append(nil) }
@@ -126,14 +90,14 @@ func (v *Verifier) certificateClaims(c Certificate) ([]crypto.Claim, error) {
 	claims := make([]crypto.Claim, len(c.Proofs))
 	for i, p := range c.Proofs {
 		h := p.Header.Statement
-		if i > 0 && h.Validator <= c.Proofs[i-1].Header.Statement.Validator {
-			return nil, malformed("votes of a certificate do not ascend by validator")
+		if i > 0 && h.Validator == c.Proofs[i-1].Header.Statement.Validator {
+			return nil, malformed("validator %d votes twice in a certificate", h.Validator)
 		}
-		if !p.contains(c.Vote) {
-			return nil, malformed("validator %d's bundle %d does not hold the %v vote", h.Validator, h.Seq, c.Vote.Kind)
+		if i > 0 && h.Validator < c.Proofs[i-1].Header.Statement.Validator {
+			return nil, malformed("votes of a certificate do not ascend by validator: %d after %d", h.Validator, c.Proofs[i-1].Header.Statement.Validator)
 		}
 		var err error
-		if claims[i], err = claim(v, p.Header); err != nil {
+		if claims[i], err = v.voteClaim(p, c.Vote); err != nil {
 			return nil, err
 		}
 	}

@@ -337,7 +337,7 @@ func (c *settleCase) damage(r *rand.Rand, rc *Receipt) {
 }
 
 // judge gives both implementations' opinion on the bytes of a receipt.
-func (c *settleCase) judge(t *testing.T, data []byte) (real, naively error) {
+func (c *settleCase) judge(t testing.TB, data []byte) (real, naively error) {
 	t.Helper()
 	g, err := plain.ParseGenesis(c.genesis.Encode())
 	if err != nil {

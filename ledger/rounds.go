@@ -203,8 +203,8 @@ func (v *Verifier) voteClaim(p VoteProof, l Leaf) (crypto.Claim, error) {
 	if err := l.check(); err != nil {
 		return crypto.Claim{}, err
 	}
-	if !p.contains(l) {
-		return crypto.Claim{}, malformed("bundle does not hold the %v vote", l.Kind)
+	if err := p.proves(l); err != nil {
+		return crypto.Claim{}, err
 	}
 	return claim(v, p.Header)
 }
@@ -245,7 +245,7 @@ func (v *Verifier) roundChangeClaims(m *RoundChange) ([]crypto.Claim, error) {
 	if m.Fast && len(m.Reveals) < len(m.Seal.Value) {
 		return nil, malformed("round change that reports FastCommit without all reveals")
 	}
-	seal, err := v.sealClaims(*m.Seal)
+	seal, err := v.sealClaims(*m.Seal, m.Task)
 	return append(claims, seal...), err
 }
 

@@ -2,8 +2,8 @@ package ledger
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/poqmesh/poq/crypto"
 )
@@ -298,9 +298,18 @@ func verifySigned[S statement](v *Verifier, s Signed[S]) error {
 
 func (v *Verifier) verifyClaims(claims []crypto.Claim) error {
 	if bad := v.sigs.VerifyAll(claims); len(bad) > 0 {
-		return fmt.Errorf("%w: key %s", ErrSignature, claims[bad[0]].Key.Short())
+		return v.forged(claims[bad[0]])
 	}
 	return nil
+}
+
+// forged names a statement by its kind and by whose it claims to be.
+func (v *Verifier) forged(c crypto.Claim) error {
+	who := "account " + c.Key.Short()
+	if i := slices.IndexFunc(v.genesis.Validators, func(w Validator) bool { return w.Consensus == c.Key }); i >= 0 {
+		who = fmt.Sprintf("validator %d", i)
+	}
+	return fmt.Errorf("%w: %q by %s", ErrSignature, crypto.KindOf(c.Message), who)
 }
 
 // Task returns the task that a message is about, before it is verified; zero for a bundle, which may be
@@ -429,8 +438,8 @@ func (v *Verifier) lock(l *LockCert) error {
 
 func (v *Verifier) lockClaims(order Signed[Order], votes Certificate) ([]crypto.Claim, error) {
 	task := v.TaskID(order.Statement)
-	if votes.Vote != LockLeaf(task) {
-		return nil, malformed("votes are not to lock the order's fee")
+	if err := votes.Vote.decides(StageLock, task, task); err != nil {
+		return nil, err
 	}
 	c, err := claim(v, order)
 	if err != nil {
@@ -441,55 +450,21 @@ func (v *Verifier) lockClaims(order Signed[Order], votes Certificate) ([]crypto.
 }
 
 func (v *Verifier) seal(s SealCert) error {
-	claims, err := v.sealClaims(s)
+	claims, err := v.sealClaims(s, s.Votes.Vote.Task)
 	if err != nil {
 		return err
 	}
 	return v.verifyClaims(claims)
 }
 
-func (v *Verifier) sealClaims(s SealCert) ([]crypto.Claim, error) {
-	vote := s.Votes.Vote
-	if vote.Kind != Commit || vote.Stage != StageSeal || vote.Value != s.Value.Hash(v.domain) {
-		return nil, malformed("votes are not to seal these score commitments")
+func (v *Verifier) sealClaims(s SealCert, task TaskID) ([]crypto.Claim, error) {
+	if err := s.Votes.Vote.decides(StageSeal, task, s.Value.Hash(v.domain)); err != nil {
+		return nil, err
 	}
 	claims, err := v.certificateClaims(s.Votes)
 	if err != nil {
 		return nil, err
 	}
-	commits, err := v.commitClaims(s.Value, vote.Task)
+	commits, err := v.commitClaims(s.Value, task)
 	return append(claims, commits...), err
-}
-
-// ErrOutcome is wrapped when a receipt's outcome is not what [Settle] gives.
-var ErrOutcome = errors.New("outcome does not follow from order and reveals")
-
-// Receipt checks a settlement from the order to the payments: every signature, every opening, and
-// Settle run again (I7, I11, I12). It needs nothing but the genesis.
-func (v *Verifier) Receipt(r *Receipt) error {
-	task := v.TaskID(r.Order.Statement)
-	if r.Seal.Votes.Vote.Task != task || r.Settle.Vote.Task != task {
-		return malformed("receipt's certificates are of different tasks")
-	}
-	vote := r.Settle.Vote
-	if vote.Stage != StageSettle || vote.Kind != FastCommit && vote.Kind != Commit || vote.Value != r.Outcome.Hash(v.domain) {
-		return malformed("votes are not to settle with this outcome")
-	}
-	claims, err := v.lockClaims(r.Order, r.Lock)
-	if err != nil {
-		return fmt.Errorf("lock: %w", err)
-	}
-	seal, err := v.sealClaims(r.Seal)
-	if err != nil {
-		return fmt.Errorf("seal: %w", err)
-	}
-	settle, err := v.certificateClaims(r.Settle)
-	if err != nil {
-		return fmt.Errorf("settle: %w", err)
-	}
-	again := Settle(v.genesis, v.domain, task, r.Order.Statement, r.Seal.Value, r.Outcome.Reveals)
-	if again.Hash(v.domain) != vote.Value {
-		return fmt.Errorf("%w: task %s", ErrOutcome, task.Short())
-	}
-	return v.verifyClaims(append(append(claims, seal...), settle...))
 }

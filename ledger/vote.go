@@ -88,6 +88,26 @@ func (l Leaf) check() error {
 	return nil
 }
 
+// decides says why votes for l do not decide a stage of a task with a value, if they do not.
+func (l Leaf) decides(s Stage, task TaskID, value crypto.Hash) error {
+	kind := l.Kind == Commit
+	switch s {
+	case StageLock:
+		kind = l.Kind == LockVote
+	case StageSettle:
+		kind = kind || l.Kind == FastCommit
+	}
+	switch {
+	case !kind || l.Stage != s:
+		return malformed("%v votes of the %v stage do not decide the %v stage", l.Kind, l.Stage, s)
+	case l.Task != task:
+		return malformed("the votes are about task %s, this is task %s", l.Task.Short(), task.Short())
+	case l.Value != value:
+		return malformed("the votes are for the value %s, what is shown here has %s", l.Value.Short(), value.Short())
+	}
+	return nil
+}
+
 // Limits of a bundle.
 const (
 	MaxBundleLeaves = 1024
@@ -207,11 +227,17 @@ func readVoteProof(r *crypto.Reader) (p VoteProof) {
 	return p
 }
 
-// contains reports whether p leads from the leaf to the header's root.
-func (p VoteProof) contains(l Leaf) bool {
+// proves says why p does not lead from the leaf to the header's root, if it does not.
+func (p VoteProof) proves(l Leaf) error {
 	h := p.Header.Statement
-	root, ok := rootOf(leafHash(l), int(p.Index), int(h.Count), p.Path)
-	return ok && root == h.Root
+	root, fits := rootOf(leafHash(l), int(p.Index), int(h.Count), p.Path)
+	switch {
+	case !fits:
+		return malformed("path of %d hashes does not lead to leaf %d of the %d in bundle %d of validator %d", len(p.Path), p.Index, h.Count, h.Seq, h.Validator)
+	case root != h.Root:
+		return malformed("bundle %d of validator %d does not hold the %v vote", h.Seq, h.Validator, l.Kind)
+	}
+	return nil
 }
 
 // The Merkle tree is that of RFC 6962 §2.1: leaves and inner nodes are hashed with different
