@@ -53,7 +53,7 @@ func lie(format string, a ...any) error {
 	return fmt.Errorf("%w: %w", errLie, fmt.Errorf(format, a...))
 }
 
-// remote is a peer's ledger, as far as it tells of it.
+// remote is a peer's ledger, as far as it tells of it. It implements digests.
 type remote struct {
 	node *Node
 	peer peer.ID
@@ -76,7 +76,6 @@ func request[T any](ctx context.Context, r remote, a ask, decode func([]byte) (T
 	return v, nil
 }
 
-// Digest implements digests.
 func (r remote) Digest(ctx context.Context) (ledger.Digest, error) {
 	d, err := request(ctx, r, ask{kind: askDigest}, func(b []byte) ([]ledger.Digest, error) { return decodeDigests(b, 1) })
 	if err != nil {
@@ -85,12 +84,11 @@ func (r remote) Digest(ctx context.Context) (ledger.Digest, error) {
 	return d[0], nil
 }
 
-// BucketDigests implements digests.
 func (r remote) BucketDigests(ctx context.Context) ([]ledger.Digest, error) {
 	return request(ctx, r, ask{kind: askBuckets}, func(b []byte) ([]ledger.Digest, error) { return decodeDigests(b, ledger.Buckets) })
 }
 
-// BucketTasks implements digests. A ledger only grows, so the list must have as many tasks as the digest
+// BucketTasks checks the list by what was told of it. A ledger only grows, so the list must have as many tasks as the digest
 // that was told before counts, and if it has no more, make that digest.
 func (r remote) BucketTasks(ctx context.Context, bucket int, told ledger.Digest) iter.Seq2[store.BucketTask, error] {
 	return func(yield func(store.BucketTask, error) bool) {

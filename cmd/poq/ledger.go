@@ -25,7 +25,7 @@ type ledgerFlags struct{ dir, peer string }
 func newLedger(g *globals) *cobra.Command {
 	var f ledgerFlags
 	c := group("ledger", "Inspect and verify the ledger",
-		ledgerAccounts(g, &f), ledgerTasks(g, &f), ledgerTask(g, &f), ledgerVerify(g, &f), ledgerDigest(g, &f), ledgerEvidence(g, &f))
+		ledgerAccounts(g, &f), ledgerTasks(g, &f), ledgerTask(g, &f), ledgerVerify(g, &f), ledgerDigest(g, &f), ledgerDiff(g, &f), ledgerEvidence(g, &f))
 	c.Long = `Shows the ledger of a peer of the running network. If --dir names the directory
 of a network that does not run, its ledger is read from disk.`
 	c.PersistentFlags().StringVar(&f.dir, "dir", "", "directory of the network, if several run or it does not run")
@@ -40,6 +40,7 @@ type reader interface {
 	Task(ctx context.Context, peer, id string) (node.TaskStatus, error)
 	Verify(ctx context.Context, peer string) ([]control.PeerVerification, error)
 	Digests(ctx context.Context, peer string) ([]control.PeerDigest, error)
+	Diff(ctx context.Context, peer, with string) (control.LedgerDiff, error)
 	Evidence(ctx context.Context, peer string) ([]control.Evidence, error)
 }
 
@@ -228,6 +229,60 @@ func (d digests) print(w io.Writer) {
 	}
 }
 
+func ledgerDiff(g *globals, f *ledgerFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "diff PEER", Short: "Compare a ledger with that of another peer: which tasks one of them misses", Args: args(cobra.ExactArgs(1)),
+		Long: `Compares the ledger of --peer with that of PEER by their digests, over the network if
+it runs: only the parts in which they differ are listed. The exit code is 1 if they
+differ, as they do for a moment while tasks are being settled.`,
+		RunE: func(c *cobra.Command, a []string) error {
+			r, err := f.open(c.Context())
+			if err != nil {
+				return err
+			}
+			d, err := r.Diff(c.Context(), f.peer, a[0])
+			if err != nil {
+				return err
+			}
+			if g.json {
+				err = printJSON(c.OutOrStdout(), d)
+			} else {
+				printDiff(c.OutOrStdout(), d)
+			}
+			if err == nil && !d.Equal {
+				err = fmt.Errorf("%w: the ledgers differ", errShown)
+			}
+			return err
+		},
+	}
+}
+
+func printDiff(w io.Writer, d control.LedgerDiff) {
+	if d.Equal {
+		fmt.Fprintf(w, "the ledgers of %s and %s are equal: %d settled tasks\n", d.Peer, d.With, d.There.Tasks)
+		return
+	}
+	fmt.Fprintf(w, "%s has %d settled tasks, %s %d\n", d.Peer, d.Here.Tasks, d.With, d.There.Tasks)
+	list := func(what string, count, shown int, line func(i int) string) {
+		if count == 0 {
+			return
+		}
+		fmt.Fprintf(w, "\n%d %s:\n", count, what)
+		for i := range shown {
+			fmt.Fprintln(w, "  "+line(i))
+		}
+		if count > shown {
+			fmt.Fprintf(w, "  and %d more\n", count-shown)
+		}
+	}
+	list("missing at "+d.Peer, d.OnlyThere.Count, len(d.OnlyThere.First), func(i int) string { return d.OnlyThere.First[i].String() })
+	list("missing at "+d.With, d.OnlyHere.Count, len(d.OnlyHere.First), func(i int) string { return d.OnlyHere.First[i].String() })
+	list("with different outcomes, so that more validators are faulty than the network bears", d.Conflicts.Count, len(d.Conflicts.First), func(i int) string {
+		c := d.Conflicts.First[i]
+		return fmt.Sprintf("%s: %s at %s, %s at %s", c.Task, c.Here.Short(), d.Peer, c.There.Short(), d.With)
+	})
+}
+
 func ledgerEvidence(g *globals, f *ledgerFlags) *cobra.Command {
 	return &cobra.Command{Use: "evidence", Short: "List who contradicted itself, with the proofs that this peer keeps", Args: args(cobra.NoArgs), RunE: func(c *cobra.Command, _ []string) error {
 		r, err := f.open(c.Context())
@@ -339,6 +394,20 @@ func (o offline) Verify(_ context.Context, peer string) ([]control.PeerVerificat
 func (o offline) Digests(_ context.Context, peer string) ([]control.PeerDigest, error) {
 	return readAll(o, peer, func(name string, s *store.Store) control.PeerDigest {
 		return control.PeerDigest{Peer: name, Digest: s.Digest()}
+	})
+}
+
+// Diff implements reader.
+func (o offline) Diff(ctx context.Context, peer, with string) (d control.LedgerDiff, err error) {
+	peer = o.name(peer)
+	if peer == with {
+		return d, usagef("%s can't be compared with itself: name another peer", peer)
+	}
+	return read(o, with, func(there *store.Store) (control.LedgerDiff, error) {
+		return read(o, peer, func(here *store.Store) (control.LedgerDiff, error) {
+			d, err := node.DiffStores(ctx, here, there)
+			return control.LedgerDiff{Peer: peer, With: with, Difference: d}, err
+		})
 	})
 }
 

@@ -127,6 +127,13 @@ type Evidence struct {
 	Proof   []byte           `json:"proof"` // canonical bytes, docs/protocol.md
 }
 
+// LedgerDiff tells what sets the ledger of one peer apart from that of another.
+type LedgerDiff struct {
+	Peer string `json:"peer"` // whose ledger is "here"
+	With string `json:"with"` // whose is "there"
+	node.Difference
+}
+
 // Error is an error of a request.
 type Error struct {
 	Code    Code   `json:"code"`

@@ -159,6 +159,22 @@ func (c *Client) order(ctx context.Context, peer, what string) (p PeerInfo, err 
 	return p, decode(r, &p)
 }
 
+// Diff has a peer, the last one if it is "", compare its ledger with that of another, over the network. The other
+// one is named, or given by its libp2p id.
+func (c *Client) Diff(ctx context.Context, peer, with string) (d LedgerDiff, err error) {
+	name := with
+	for _, p := range c.Status.Peers {
+		if strings.EqualFold(p.Name, with) {
+			name, with = p.Name, p.PeerID
+		}
+	}
+	if err := c.get(ctx, "/v1/diff", query("peer", peer, "with", with), &d); err != nil {
+		return d, err
+	}
+	d.With = name
+	return d, nil
+}
+
 func query(pairs ...string) url.Values {
 	q := url.Values{}
 	for i := 0; i < len(pairs); i += 2 {

@@ -182,6 +182,9 @@ func TestClientGetsWhatTheNodesKnow(t *testing.T) {
 	if err != nil || len(all) != 3 || all[0].Digest != v[0].Digest || all[1].Digest != v[0].Digest || all[2] != (PeerDigest{"payer", v[2].Digest}) || all[0].Tasks != 1 {
 		t.Errorf("digests: %+v, %v", all, err)
 	}
+	if diff, err := c.Diff(soon(t), "worker-1", "VALIDATOR-1"); err != nil || !diff.Equal || diff.Peer != "worker-1" || diff.With != "validator-1" || diff.There != v[0].Digest {
+		t.Errorf("diff: %+v, %v", diff, err)
+	}
 	if one, err := c.Digests(soon(t), "worker-1"); err != nil || len(one) != 1 || one[0] != all[1] {
 		t.Errorf("one digest: %+v, %v", one, err)
 	}
@@ -208,6 +211,9 @@ func TestErrorsHaveTheirCodes(t *testing.T) {
 		"peer to verify":    {CodeNotFound, func(ctx context.Context) error { _, err := c.Verify(ctx, "nobody"); return err }},
 		"peer of a digest":  {CodeNotFound, func(ctx context.Context) error { _, err := c.Digests(ctx, "nobody"); return err }},
 		"peer of tasks":     {CodeNotFound, func(ctx context.Context) error { _, err := c.Tasks(ctx, "nobody", 1); return err }},
+		"peer to compare":   {CodeUsage, func(ctx context.Context) error { _, err := c.Diff(ctx, "", "nobody"); return err }},
+		"who compares":      {CodeNotFound, func(ctx context.Context) error { _, err := c.Diff(ctx, "nobody", "payer"); return err }},
+		"with itself":       {CodeUsage, func(ctx context.Context) error { _, err := c.Diff(ctx, "", "payer"); return err }},
 		"no tasks":          {CodeUsage, func(ctx context.Context) error { _, err := c.Tasks(ctx, "", -1); return err }},
 		"unknown task":      {CodeNotFound, func(ctx context.Context) error { _, err := c.Task(ctx, "", "abcdef"); return err }},
 		"no task id":        {CodeUsage, func(ctx context.Context) error { _, err := c.Task(ctx, "", "what/is this?"); return err }},

@@ -7,6 +7,7 @@
 //	GET  /v1/tasks?peer=NAME&n=N     []Task, newest first
 //	GET  /v1/tasks/{id}?peer=NAME    node.TaskStatus; the id may be shortened
 //	GET  /v1/verify?peer=NAME        []PeerVerification, of all peers if none is named
+//	GET  /v1/diff?peer=NAME&with=ID  LedgerDiff with the peer that has a libp2p id
 //	GET  /v1/evidence?peer=NAME      []Evidence
 //	GET  /v1/digests?peer=NAME       []PeerDigest, of all peers if none is named
 //	POST /v1/peers/{name}/{what}     start, stop or kill a peer that is a process of its own -> PeerInfo

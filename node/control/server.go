@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/node"
@@ -91,6 +93,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /v1/tasks/{id}", s.task)
 	mux.HandleFunc("GET /v1/verify", s.verify)
 	mux.HandleFunc("GET /v1/digests", s.digests)
+	mux.HandleFunc("GET /v1/diff", s.diff)
 	mux.HandleFunc("GET /v1/evidence", s.evidence)
 	mux.HandleFunc("POST /v1/peers/{name}/{do}", func(w http.ResponseWriter, _ *http.Request) {
 		replyError(w, &Error{CodeUsage, "all peers of this network run in one process: start it with poq devnet --processes"})
@@ -299,6 +302,30 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 		results = append(results, Verify(p.Name, p.Node.Ledger()))
 	}
 	reply(w, results)
+}
+
+func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
+	p, err := s.peer(r)
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	with := r.URL.Query().Get("with")
+	id, err := peer.Decode(with)
+	if err != nil {
+		replyError(w, &Error{CodeUsage, fmt.Sprintf("%q is neither a peer of this network nor a libp2p peer id", with)})
+		return
+	}
+	if id == p.Node.Host().ID() {
+		replyError(w, &Error{CodeUsage, p.Name + " can't be compared with itself: name two peers"})
+		return
+	}
+	d, err := p.Node.Diff(r.Context(), id)
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	reply(w, LedgerDiff{p.Name, with, d})
 }
 
 func (s *Server) digests(w http.ResponseWriter, r *http.Request) {
