@@ -7,11 +7,13 @@ export CGO_ENABLED := 0
 GO ?= go
 FUZZTIME ?= 5000x
 BENCHTIME ?= 2s
+CHAOS ?= 5m
+VALIDATORS ?= 4
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test vet lint unit race fuzz e2e cross bench bench-settle clean
+.PHONY: help build demo test vet lint unit race fuzz e2e chaos cross bench bench-settle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +54,10 @@ fuzz: ## every fuzz target, FUZZTIME executions or seconds each
 
 e2e: build ## the built binary, as a user runs it
 	$(GO) test -count=1 ./e2e
+
+chaos: build ## kill peers under load for CHAOS, with as many validators as VALIDATORS
+	POQ_CHAOS=$(CHAOS) POQ_CHAOS_VALIDATORS=$(VALIDATORS) POQ_BIN=$(CURDIR)/bin/poq \
+		$(GO) test -count=1 -timeout 0 -v -run 'TestKilledPeers' ./e2e
 
 cross: ## build for other systems
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/poq

@@ -44,8 +44,9 @@ func TestMain(m *testing.M) {
 
 // user is somebody with a shell of their own: networks of one user are not seen by another.
 type user struct {
-	t   *testing.T
-	env []string
+	runtimeDir string
+	t          *testing.T
+	env        []string
 }
 
 func newUser(t *testing.T) *user {
@@ -54,7 +55,7 @@ func newUser(t *testing.T) *user {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(run) })
-	return &user{t, append(os.Environ(), "XDG_RUNTIME_DIR="+run, "TMPDIR="+run)}
+	return &user{run, t, append(os.Environ(), "XDG_RUNTIME_DIR="+run, "TMPDIR="+run)}
 }
 
 // result is what a command printed and how it ended.
@@ -81,6 +82,15 @@ func (u *user) poq(args ...string) *result { return u.poqIn("", args...) }
 
 func (u *user) poqIn(stdin string, args ...string) *result {
 	u.t.Helper()
+	r, err := u.run(stdin, args...)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	return r
+}
+
+// run runs a command to its end, however that is. Unlike the others it may be called from any goroutine.
+func (u *user) run(stdin string, args ...string) (*result, error) {
 	ctx, cancel := context.WithTimeout(u.t.Context(), patience)
 	defer cancel()
 	c := exec.CommandContext(ctx, binary, args...)
@@ -90,9 +100,9 @@ func (u *user) poqIn(stdin string, args ...string) *result {
 	err := c.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
-		u.t.Fatalf("poq %v: %v\n%s", args, err, errs.String())
+		return nil, fmt.Errorf("poq %v: %w\n%s", args, errors.Join(err, ctx.Err()), errs.String())
 	}
-	return &result{u.t, args, out.String(), errs.String(), c.ProcessState.ExitCode()}
+	return &result{u.t, args, out.String(), errs.String(), c.ProcessState.ExitCode()}, nil
 }
 
 // ok asserts that the command succeeded.

@@ -25,13 +25,9 @@ import (
 // peerFlags are those of one peer's process, which poq devnet --processes starts.
 type peerFlags struct {
 	dir, name, socket, engine, model string
-	others                           int
+	look                             devnet.Look
 	verbose                          bool
 }
-
-// readyTimeout is how long a peer looks for the others before it says that it is ready all the same: they may
-// have gone away meanwhile.
-const readyTimeout = 10 * time.Second
 
 func newPeer() *cobra.Command {
 	var f peerFlags
@@ -39,7 +35,8 @@ func newPeer() *cobra.Command {
 	run.Flags().StringVar(&f.dir, "dir", "", "directory of the network")
 	run.Flags().StringVar(&f.name, "name", "", "the peer's name")
 	run.Flags().StringVar(&f.socket, "socket", "", "where to serve the control socket")
-	run.Flags().IntVar(&f.others, "others", 0, "how many peers to wait for")
+	run.Flags().IntVar(&f.look.Others, "others", 0, "how many peers to look for")
+	run.Flags().DurationVar(&f.look.Most, "look", 0, "how long to look for them before it is ready all the same")
 	run.Flags().StringVar(&f.engine, "engine", "", "answer engine of a worker")
 	run.Flags().StringVar(&f.model, "judge-model", "", "judge of a validator: a directory, or nothing for the one in the binary")
 	run.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log what the peer does to stderr")
@@ -51,7 +48,7 @@ func newPeer() *cobra.Command {
 
 // arguments returns the arguments of poq that start a peer with these flags.
 func (f peerFlags) arguments(role devnet.Role) []string {
-	a := []string{"peer", "run", "--dir", f.dir, "--name", f.name, "--socket", f.socket, "--others", strconv.Itoa(f.others)}
+	a := []string{"peer", "run", "--dir", f.dir, "--name", f.name, "--socket", f.socket, "--others", strconv.Itoa(f.look.Others), "--look", f.look.Most.String()}
 	switch role {
 	case devnet.Validator:
 		a = append(a, "--judge-model="+f.model)
@@ -107,8 +104,8 @@ func runPeer(c *cobra.Command, f peerFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
 	debug.FreeOSMemory() // loading took more than running does
-	hurry, stop := context.WithTimeout(ctx, readyTimeout)
-	if err := p.Node.WaitReady(hurry, f.others); err != nil {
+	hurry, stop := context.WithTimeout(ctx, f.look.Most)
+	if err := p.Node.WaitReady(hurry, f.look.Others); err != nil {
 		log.Debug("not all peers are seen yet", "error", err)
 	}
 	stop()
@@ -143,8 +140,8 @@ func runProcesses(c *cobra.Command, g *globals, f devnetFlags, dir string, specs
 	begin := time.Now()
 	conf := devnet.ProcessConfig{
 		Dir: dir, Validators: f.validators, Workers: f.workers, Judge: judge, Stderr: c.ErrOrStderr(),
-		Command: func(p devnet.Peer, others int) *exec.Cmd {
-			flags := peerFlags{dir: dir, name: p.Name, socket: name.Peer(p.Name), model: f.model, others: others, verbose: f.verbose}
+		Command: func(p devnet.Peer, look devnet.Look) *exec.Cmd {
+			flags := peerFlags{dir: dir, name: p.Name, socket: name.Peer(p.Name), model: f.model, look: look, verbose: f.verbose}
 			if p.Role == devnet.Worker {
 				flags.engine = specs[p.Index]
 			}

@@ -60,7 +60,7 @@ func (x *proxy) infos() []PeerInfo {
 }
 
 func (x *proxy) info(p devnet.Process) PeerInfo {
-	if p.State == devnet.Up {
+	if p.State != devnet.Down {
 		ctx, cancel := context.WithTimeout(context.Background(), infoTimeout)
 		defer cancel()
 		c := newClient(x.name.Peer(p.Name))
@@ -111,12 +111,15 @@ func (x *proxy) find(name string) (devnet.Process, error) {
 	return devnet.Process{}, noPeer(name, all)
 }
 
-// down says that a peer can't answer.
-func down(p devnet.Process) *Error {
-	if p.State == devnet.Starting {
+// down says why a peer does not answer.
+func down(p devnet.Process, err error) *Error {
+	switch p.State {
+	case devnet.Down:
+		return &Error{CodeDown, fmt.Sprintf("%s is down (%s): start it with poq devnet start %s", p.Name, p.Reason, p.Name)}
+	case devnet.Starting:
 		return &Error{CodeDown, p.Name + " is starting: try again in a moment"}
 	}
-	return &Error{CodeDown, fmt.Sprintf("%s is down (%s): start it with poq devnet start %s", p.Name, p.Reason, p.Name)}
+	return &Error{CodeDown, fmt.Sprintf("%s does not answer: %v; see poq devnet status", p.Name, err)}
 }
 
 // pass hands a request to the peer that it names, and its answer back while it comes.
@@ -126,8 +129,8 @@ func (x *proxy) pass(w http.ResponseWriter, r *http.Request) {
 		replyError(w, err)
 		return
 	}
-	if p.State != devnet.Up {
-		replyError(w, down(p))
+	if p.State == devnet.Down {
+		replyError(w, down(p, nil))
 		return
 	}
 	(&httputil.ReverseProxy{
@@ -136,7 +139,7 @@ func (x *proxy) pass(w http.ResponseWriter, r *http.Request) {
 		FlushInterval: -1,
 		ErrorLog:      log.New(io.Discard, "", 0), // the client is told
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			replyError(w, &Error{CodeDown, fmt.Sprintf("%s does not answer: %v; see poq devnet status", p.Name, err)})
+			replyError(w, down(p, err))
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			if r.URL.Path == "/v1/ask" {
@@ -180,8 +183,10 @@ func (x *proxy) all(absent func(name string, why error) any) http.HandlerFunc {
 		results := []any{}
 		for _, p := range x.processes.List() {
 			var list []json.RawMessage
-			err := error(down(p))
-			if p.State == devnet.Up {
+			var err error
+			if p.State == devnet.Down {
+				err = down(p, nil)
+			} else {
 				err = newClient(x.name.Peer(p.Name)).get(r.Context(), r.URL.Path, query("peer", p.Name), &list)
 			}
 			for _, v := range list {

@@ -67,9 +67,9 @@ func processes(t *testing.T, validators int) (*Server, *devnet.Processes) {
 		t.Fatal(err)
 	}
 	d, err := devnet.StartProcesses(soon(t), devnet.ProcessConfig{
-		Dir: dir, Validators: validators, Workers: 1, Judge: lengthJudge{}.ID(), Command: func(p devnet.Peer, others int) *exec.Cmd {
+		Dir: dir, Validators: validators, Workers: 1, Judge: lengthJudge{}.ID(), Command: func(p devnet.Peer, look devnet.Look) *exec.Cmd {
 			c := exec.Command(os.Args[0])
-			c.Env = append(os.Environ(), fmt.Sprintf("%s=%s\n%s\n%s\n%d", peerVariable, dir, p.Name, name.Peer(p.Name), others))
+			c.Env = append(os.Environ(), fmt.Sprintf("%s=%s\n%s\n%s\n%d", peerVariable, dir, p.Name, name.Peer(p.Name), look.Others))
 			return c
 		},
 	})

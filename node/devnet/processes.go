@@ -31,12 +31,19 @@ type ProcessConfig struct {
 	// Seed makes the keys of a new network, and so its accounts; nil draws them at random.
 	Seed *uint64
 	// Command returns the command that runs a peer with StartPeer. It is given pipes: it writes [ReadyLine]
-	// to stdout once the peer sees so many others, and ends when its stdin does.
-	Command func(p Peer, others int) *exec.Cmd
+	// to stdout once the peer has looked for others, and ends when its stdin does.
+	Command func(p Peer, look Look) *exec.Cmd
 	// Stderr gets what peers write to theirs, each line behind the peer's name.
 	Stderr io.Writer
 	// Died, if set, is called when a peer that was up ends unasked, from a goroutine of its own.
 	Died func(Process)
+}
+
+// Look says how many other peers a new one shall see before it is ready, or how long it shall look for them:
+// one of them may go away meanwhile.
+type Look struct {
+	Others int
+	Most   time.Duration
 }
 
 // ReadyLine is what a peer's process writes to stdout when it is ready.
@@ -97,6 +104,13 @@ type run struct {
 	asked  bool          // to end
 }
 
+// lookTimeout is how long a peer that is started alone looks for those that run, and firstTimeout how long each one
+// does when all are started.
+const (
+	lookTimeout  = 5 * time.Second
+	firstTimeout = time.Minute
+)
+
 // stopTimeout is how long a peer that is asked to end may take before it is killed.
 const stopTimeout = 20 * time.Second
 
@@ -128,7 +142,7 @@ func StartProcesses(ctx context.Context, c ProcessConfig) (*Processes, error) {
 	var g errgroup.Group
 	for _, p := range d.list {
 		g.Go(func() error {
-			err := d.start(starting, p, len(d.list)-1)
+			err := d.start(starting, p, Look{len(d.list) - 1, firstTimeout})
 			if err != nil {
 				cancel()
 			}
@@ -183,8 +197,8 @@ func (d *Processes) peer(name string) (*process, error) {
 	return nil, fmt.Errorf("%w: %q", ErrNoPeer, name)
 }
 
-// Start starts a peer that is down. It returns when the peer sees the others that run, or with an error when it
-// ends before. ctx bounds the wait, not the peer. The error wraps ErrNoPeer or ErrIsUp if there is nothing to start.
+// Start starts a peer that is down. It returns when the peer sees the others that run, or has looked for them for five
+// seconds, and with an error when it ends before. ctx bounds the wait, not the peer. The error wraps ErrNoPeer or ErrIsUp if there is nothing to start.
 func (d *Processes) Start(ctx context.Context, name string) error {
 	p, err := d.peer(name)
 	if err != nil {
@@ -196,11 +210,11 @@ func (d *Processes) Start(ctx context.Context, name string) error {
 			others++
 		}
 	}
-	return d.start(ctx, p, others)
+	return d.start(ctx, p, Look{others, lookTimeout})
 }
 
-func (d *Processes) start(ctx context.Context, p *process, others int) error {
-	r, err := d.spawn(p, others)
+func (d *Processes) start(ctx context.Context, p *process, look Look) error {
+	r, err := d.spawn(p, look)
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.peer.Name, err)
 	}
@@ -215,7 +229,7 @@ func (d *Processes) start(ctx context.Context, p *process, others int) error {
 }
 
 // spawn begins a life of a process and follows it in the background.
-func (d *Processes) spawn(p *process, others int) (*run, error) {
+func (d *Processes) spawn(p *process, look Look) (*run, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -224,7 +238,7 @@ func (d *Processes) spawn(p *process, others int) (*run, error) {
 	case p.run != nil:
 		return nil, ErrIsUp
 	}
-	cmd := d.config.Command(p.peer, others)
+	cmd := d.config.Command(p.peer, look)
 	log := &lines{d: d, name: p.peer.Name}
 	cmd.Stderr = log
 	cmd.WaitDelay = stopTimeout

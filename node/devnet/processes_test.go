@@ -68,9 +68,9 @@ func childPeer(args []string) error {
 }
 
 func processConfig(dir string, validators, workers int) ProcessConfig {
-	return ProcessConfig{Dir: dir, Validators: validators, Workers: workers, Judge: lengthJudge{}.ID(), Command: func(p Peer, others int) *exec.Cmd {
+	return ProcessConfig{Dir: dir, Validators: validators, Workers: workers, Judge: lengthJudge{}.ID(), Command: func(p Peer, look Look) *exec.Cmd {
 		c := exec.Command(os.Args[0])
-		c.Env = append(os.Environ(), fmt.Sprintf("%s=%s\n%s\n%d", peerVariable, dir, p.Name, others))
+		c.Env = append(os.Environ(), fmt.Sprintf("%s=%s\n%s\n%d", peerVariable, dir, p.Name, look.Others))
 		return c
 	}}
 }
@@ -216,18 +216,18 @@ func TestStartFailsWithTheReasonOfAProcessThatEnds(t *testing.T) {
 	dir := t.TempDir()
 	c := processConfig(dir, 1, 1)
 	good := c.Command
-	c.Command = func(p Peer, others int) *exec.Cmd {
+	c.Command = func(p Peer, look Look) *exec.Cmd {
 		if p.Role == Worker { // its ledger is a file
 			if err := os.WriteFile(filepath.Join(dir, p.Name, "ledger"), nil, 0o600); err != nil {
 				t.Error(err)
 			}
 		}
-		return good(p, others)
+		return good(p, look)
 	}
 	if _, err := StartProcesses(soon(t), c); err == nil || !strings.Contains(err.Error(), "worker-1") || !strings.Contains(err.Error(), "ledger") {
 		t.Errorf("got %v", err)
 	}
-	c.Command = func(Peer, int) *exec.Cmd { return exec.Command(filepath.Join(dir, "no such program")) }
+	c.Command = func(Peer, Look) *exec.Cmd { return exec.Command(filepath.Join(dir, "no such program")) }
 	if _, err := StartProcesses(soon(t), c); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
