@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/archive"
+	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
 )
@@ -147,6 +149,71 @@ func TestDevnetWithAskPrintsVerifiesAndExits(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
+}
+
+func TestExportIsABackup(t *testing.T) {
+	u := newUser(t)
+	dir, backup, part := filepath.Join(t.TempDir(), "net"), filepath.Join(t.TempDir(), "ledger.poq"), filepath.Join(t.TempDir(), "part.poq")
+	n := u.devnet("--dir", dir, "--engine", "extract", "--workers", "1")
+	n.ask("When was the lighthouse built?\n\n" + passage)
+	n.ask("Who built it?\n\n" + passage)
+	n.checkLedgers(2)
+	type digests struct {
+		Agree   bool
+		Ledgers []control.PeerDigest
+	}
+	type imported struct {
+		Peer string
+		store.Imported
+	}
+	running := decode[digests](u.poq("ledger", "digest", "--json"))
+	if !running.Agree || len(running.Ledgers) != 6 || running.Ledgers[0].Tasks != 2 {
+		t.Errorf("digests: %+v", running)
+	}
+	accounts := u.poq("ledger", "accounts", "--json").ok().stdout
+	totals := decode[archive.Totals](u.poq("ledger", "export", backup, "--json"))
+	if totals.Receipts != 2 || totals.Digest != running.Ledgers[0].Sum {
+		t.Errorf("exported %+v", totals)
+	}
+	u.poq("ledger", "import", backup, "--dir", dir).fails(1, "in use")
+	n.stop()
+	whole := u.poq("ledger", "export", "--dir", dir, "--peer", "validator-2").ok().stdout
+	u.poq("ledger", "digest", "--dir", dir).ok()
+
+	// Into a new directory: at first half of it, then all, then once more, from stdin.
+	restored := filepath.Join(t.TempDir(), "new")
+	if err := os.WriteFile(part, []byte(whole[:len(whole)*2/3]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := u.poq("ledger", "import", part, "--dir", restored); r.code != 1 || !strings.Contains(r.stdout, "cut off") {
+		t.Errorf("half an archive: exit code %d\n%s", r.code, r.stdout)
+	}
+	u.poq("ledger", "import", backup, "--dir", restored).ok()
+	if got := decode[imported](u.poqIn(whole, "ledger", "import", "-", "--dir", restored, "--json")); !got.Equal || got.New.Receipts != 0 || got.Ledger.Tasks != 2 {
+		t.Errorf("imported again: %+v", got)
+	}
+	if got := u.poq("ledger", "accounts", "--json", "--dir", restored).ok().stdout; got != accounts {
+		t.Errorf("the backup has the accounts\n%s\nthe ledger has\n%s", got, accounts)
+	}
+	if v := decode[[]control.PeerVerification](u.poq("ledger", "verify", "--json", "--dir", restored)); len(v) != 1 || !v[0].OK || v[0].Digest != running.Ledgers[0].Digest {
+		t.Errorf("verified: %+v", v)
+	}
+
+	// A ledger that was lost is put back, and the network goes on.
+	if err := os.RemoveAll(filepath.Join(dir, "validator-1", "ledger")); err != nil {
+		t.Fatal(err)
+	}
+	u.poq("ledger", "import", backup, "--dir", dir, "--peer", "validator-1").ok()
+	again := u.devnet("--dir", dir, "--engine", "extract", "--workers", "1")
+	again.ask("Who built the lighthouse?\n\n" + passage)
+	again.checkLedgers(3)
+	again.stop()
+	u.poq("ledger", "export", "--dir", restored, filepath.Join(dir, "no", "such", "place")).fails(1, "no such file")
+	u.poq("ledger", "import", backup).fails(2, "--dir")
+	u.poqIn("what?", "ledger", "import", "-", "--dir", restored).fails(1, "no archive")
+	other := u.devnet("--dir", filepath.Join(t.TempDir(), "other"), "--engine", "extract", "--workers", "1")
+	other.stop()
+	u.poq("ledger", "import", backup, "--dir", other.card.Dir).fails(1, "another network", "differs in")
 }
 
 func TestLedgerOutlivesTheNetwork(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 
 	"github.com/poqmesh/poq/crypto"
@@ -199,6 +200,42 @@ func (s Split) validate() error {
 		return fmt.Errorf("floor, band and unpaid_burn go up to %d basis points", MaxScore)
 	}
 	return nil
+}
+
+// Difference names the first thing in which o differs from g, for people; "nothing" if there is none.
+func (g *Genesis) Difference(o *Genesis) string {
+	switch {
+	case g.Network != o.Network:
+		return fmt.Sprintf("the network: %q, not %q", o.Network, g.Network)
+	case g.Epoch != o.Epoch:
+		return fmt.Sprintf("the epoch: %d, not %d", o.Epoch, g.Epoch)
+	case g.Judge != o.Judge:
+		return fmt.Sprintf("the judge: %s, not %s", o.Judge.Short(), g.Judge.Short())
+	case g.MinFee != o.MinFee:
+		return fmt.Sprintf("the minimum fee: %d, not %d", o.MinFee, g.MinFee)
+	}
+	for _, d := range []string{
+		differenceOf("split", g.Splits, o.Splits),
+		differenceOf("validator", g.Validators, o.Validators),
+		differenceOf("account", g.Accounts, o.Accounts),
+	} {
+		if d != "" {
+			return d
+		}
+	}
+	return "nothing"
+}
+
+func differenceOf[T any](name string, a, b []T) string {
+	for i := range min(len(a), len(b)) {
+		if !reflect.DeepEqual(a[i], b[i]) {
+			return fmt.Sprintf("%s %d of its list", name, i+1)
+		}
+	}
+	if len(a) != len(b) {
+		return fmt.Sprintf("the number of %ss: %d, not %d", name, len(b), len(a))
+	}
+	return ""
 }
 
 // Supply is the sum of all balances at the start; it never changes (I6).

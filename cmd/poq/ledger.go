@@ -14,6 +14,7 @@ import (
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/archive"
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
@@ -25,7 +26,7 @@ type ledgerFlags struct{ dir, peer string }
 func newLedger(g *globals) *cobra.Command {
 	var f ledgerFlags
 	c := group("ledger", "Inspect and verify the ledger",
-		ledgerAccounts(g, &f), ledgerTasks(g, &f), ledgerTask(g, &f), ledgerVerify(g, &f), ledgerDigest(g, &f), ledgerDiff(g, &f), ledgerEvidence(g, &f))
+		ledgerAccounts(g, &f), ledgerTasks(g, &f), ledgerTask(g, &f), ledgerVerify(g, &f), ledgerDigest(g, &f), ledgerDiff(g, &f), ledgerEvidence(g, &f), ledgerExport(g, &f), ledgerImport(g, &f))
 	c.Long = `Shows the ledger of a peer of the running network. If --dir names the directory
 of a network that does not run, its ledger is read from disk.`
 	c.PersistentFlags().StringVar(&f.dir, "dir", "", "directory of the network, if several run or it does not run")
@@ -42,6 +43,7 @@ type reader interface {
 	Digests(ctx context.Context, peer string) ([]control.PeerDigest, error)
 	Diff(ctx context.Context, peer, with string) (control.LedgerDiff, error)
 	Evidence(ctx context.Context, peer string) ([]control.Evidence, error)
+	Export(ctx context.Context, peer string, w io.Writer) (archive.Totals, error)
 }
 
 func (f *ledgerFlags) open(ctx context.Context) (reader, error) {
@@ -314,15 +316,24 @@ type offline string
 
 // store opens a peer's ledger for reading; the default is the payer's.
 func (o offline) store(peer string) (*store.Store, error) {
-	peer = o.name(peer)
-	if filepath.Base(peer) != peer {
-		return nil, usagef("%q is no name of a peer", peer)
+	path, err := o.ledger(peer)
+	if err != nil {
+		return nil, err
 	}
-	s, err := store.OpenReadOnly(filepath.Join(string(o), peer, "ledger"))
+	s, err := store.OpenReadOnly(path)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, fmt.Errorf("no peer %q: %w", peer, err)
+		return nil, fmt.Errorf("no peer %q: %w", o.name(peer), err)
 	}
 	return s, err
+}
+
+// ledger returns the directory of a peer's ledger.
+func (o offline) ledger(peer string) (string, error) {
+	peer = o.name(peer)
+	if filepath.Base(peer) != peer || peer == "." || peer == ".." {
+		return "", usagef("%q is no name of a peer", peer)
+	}
+	return filepath.Join(string(o), peer, "ledger"), nil
 }
 
 // read opens a peer's ledger, reads from it and closes it.
@@ -409,6 +420,11 @@ func (o offline) Diff(ctx context.Context, peer, with string) (d control.LedgerD
 			return control.LedgerDiff{Peer: peer, With: with, Difference: d}, err
 		})
 	})
+}
+
+// Export implements reader.
+func (o offline) Export(_ context.Context, peer string, w io.Writer) (archive.Totals, error) {
+	return read(o, peer, func(s *store.Store) (archive.Totals, error) { return s.Export(w) })
 }
 
 // readAll reads from the ledger of a peer, or of each one if peer is "".

@@ -3,9 +3,12 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/dgraph-io/badger/v4"
@@ -17,21 +20,43 @@ import (
 // crash returns a copy of a ledger's files as they are, as kill -9 would leave them.
 func crash(t testing.TB, dir string) string {
 	t.Helper()
-	to := t.TempDir()
-	files, err := os.ReadDir(dir)
-	must(t, err)
+	for {
+		to := t.TempDir()
+		before, err := copyFiles(dir, to)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // Badger put its files in order meanwhile
+		}
+		must(t, err)
+		after, err := filepath.Glob(filepath.Join(dir, "*"))
+		must(t, err)
+		if slices.Equal(before, after) {
+			return to
+		}
+	}
+}
+
+func copyFiles(dir, to string) (files []string, err error) {
+	if files, err = filepath.Glob(filepath.Join(dir, "*")); err != nil {
+		return nil, err
+	}
 	for _, f := range files {
-		if f.Name() == "LOCK" {
+		if filepath.Base(f) == "LOCK" {
 			continue
 		}
-		in, err := os.Open(filepath.Join(dir, f.Name()))
-		must(t, err)
-		out, err := os.Create(filepath.Join(to, f.Name()))
-		must(t, err)
-		_, err = io.Copy(out, in)
-		must(t, err, in.Close(), out.Close())
+		in, err := os.Open(f)
+		if err != nil {
+			return nil, err
+		}
+		out, err := os.Create(filepath.Join(to, filepath.Base(f)))
+		if err == nil {
+			_, err = io.Copy(out, in)
+			err = errors.Join(err, out.Close())
+		}
+		if err = errors.Join(err, in.Close()); err != nil {
+			return nil, err
+		}
 	}
-	return to
+	return files, nil
 }
 
 // counted returns how many tasks the checkpoint on disk counts.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -82,17 +83,30 @@ func (s *Store) HasEvidence(id crypto.Hash) bool {
 // Evidence returns what is kept, ascending by id.
 func (s *Store) Evidence() (all []*ledger.Evidence, err error) {
 	err = s.view(func(txn *badger.Txn) error {
-		for e, err := range scan(txn, prefixEvidence) {
+		for e, err := range evidence(txn) {
 			if err != nil {
 				return err
 			}
-			p, err := ledger.DecodeEvidence(e.value)
-			if err != nil {
-				return fmt.Errorf("evidence %x: %w", e.key, err)
-			}
-			all = append(all, p)
+			all = append(all, e)
 		}
 		return nil
 	})
 	return all, err
+}
+
+func evidence(txn *badger.Txn) iter.Seq2[*ledger.Evidence, error] {
+	return func(yield func(*ledger.Evidence, error) bool) {
+		for e, err := range scan(txn, prefixEvidence) {
+			var p *ledger.Evidence
+			if err == nil {
+				p, err = ledger.DecodeEvidence(e.value)
+			}
+			if err != nil {
+				err = fmt.Errorf("evidence %x: %w", e.key, err)
+			}
+			if !yield(p, err) {
+				return
+			}
+		}
+	}
 }

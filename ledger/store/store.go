@@ -172,11 +172,7 @@ func (s *Store) begin(g *ledger.Genesis) error {
 	return s.db.Update(func(txn *badger.Txn) error {
 		old, err := s.readGenesis(txn)
 		if err == nil {
-			if old.Chain() != g.Chain() {
-				return fmt.Errorf("%w: it began with network %q (chain %s), this is %q (chain %s); use another directory",
-					ErrGenesis, old.Network, old.Chain().Short(), g.Network, g.Chain().Short())
-			}
-			return nil
+			return sameGenesis(old, g)
 		}
 		if !errors.Is(err, badger.ErrKeyNotFound) {
 			return err
@@ -194,6 +190,15 @@ func (s *Store) begin(g *ledger.Genesis) error {
 		}
 		return set(txn, w)
 	})
+}
+
+// sameGenesis refuses another genesis than the ledger's.
+func sameGenesis(own, other *ledger.Genesis) error {
+	if own.Chain() == other.Chain() {
+		return nil
+	}
+	return fmt.Errorf("%w: it began with chain %s, this is chain %s, which differs in %s; use another directory",
+		ErrGenesis, own.Chain().Short(), other.Chain().Short(), own.Difference(other))
 }
 
 func (s *Store) readGenesis(txn *badger.Txn) (*ledger.Genesis, error) {

@@ -31,6 +31,7 @@ type chain struct {
 	last    ledger.TaskID
 	nonce   uint64
 	seq     uint64 // of the next bundle of each validator
+	fee     ledger.Amount
 }
 
 func newKey(t testing.TB, name string) crypto.PrivateKey {
@@ -44,7 +45,7 @@ func newKey(t testing.TB, name string) crypto.PrivateKey {
 }
 
 func newChain(t testing.TB) *chain {
-	c := &chain{t: t, payer: newKey(t, "payer")}
+	c := &chain{t: t, payer: newKey(t, "payer"), fee: ledger.Credit}
 	g := &ledger.Genesis{Network: "test", Epoch: 1, Judge: crypto.Sum([]byte("judge")), MinFee: 1, Splits: []ledger.Split{ledger.DefaultSplit()}}
 	for i := range 4 {
 		c.keys = append(c.keys, newKey(t, fmt.Sprint("validator", i)))
@@ -57,7 +58,7 @@ func newChain(t testing.TB) *chain {
 
 // next returns the lock and the receipt of the payer's next task.
 func (c *chain) next() (*ledger.LockCert, *ledger.Receipt) {
-	o := ledger.Order{Payer: c.payer.Public(), Nonce: c.nonce, Previous: c.last, Fee: ledger.Credit, Split: 1, Judge: c.genesis.Judge, MaxAnswers: 1, AnswerDeadline: 1000, ScoreDeadline: 1000}
+	o := ledger.Order{Payer: c.payer.Public(), Nonce: c.nonce, Previous: c.last, Fee: c.fee, Split: 1, Judge: c.genesis.Judge, MaxAnswers: 1, AnswerDeadline: 1000, ScoreDeadline: 1000}
 	task := ledger.OrderID(c.domain, o)
 	c.nonce, c.last = c.nonce+1, task
 	answer := ledger.AnswerID{Worker: newKey(c.t, "worker").Public(), Text: crypto.Sum(task[:])}
@@ -191,7 +192,7 @@ func TestVerifySaysWhereALedgerFails(t *testing.T) {
 		"outcome": {func(txn *badger.Txn, r *ledger.Receipt) error {
 			r.Outcome.Credits[0].Amount++
 			return txn.Set(receiptKey(r.Task()), r.Encode())
-		}, "not to settle with this outcome"},
+		}, "outcome does not follow"},
 		"bytes": {func(txn *badger.Txn, r *ledger.Receipt) error { return txn.Set(receiptKey(r.Task()), []byte{1}) }, "not a canonical encoding"},
 		"swapped": {func(txn *badger.Txn, r *ledger.Receipt) error {
 			return txn.Set(receiptKey(ledger.TaskID{1}), r.Encode())

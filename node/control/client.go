@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/poqmesh/poq/ledger/archive"
 	"github.com/poqmesh/poq/node"
 )
 
@@ -173,6 +174,24 @@ func (c *Client) Diff(ctx context.Context, peer, with string) (d LedgerDiff, err
 	}
 	d.With = name
 	return d, nil
+}
+
+// Export writes a peer's ledger as an archive and checks that it is whole; peer may be "". If that fails,
+// what was written is of no use.
+func (c *Client) Export(ctx context.Context, peer string, w io.Writer) (totals archive.Totals, err error) {
+	r, err := c.do(ctx, http.MethodGet, "/v1/export", query("peer", peer), nil)
+	if err != nil {
+		return totals, err
+	}
+	defer r.Body.Close()
+	a, err := archive.NewReader(io.TeeReader(r.Body, w))
+	for err == nil {
+		_, err = a.Next()
+	}
+	if !errors.Is(err, io.EOF) {
+		return totals, fmt.Errorf("export of the running network: %w", err)
+	}
+	return a.Totals(), nil
 }
 
 func query(pairs ...string) url.Values {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/archive"
 	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/devnet"
@@ -188,6 +190,28 @@ func TestClientGetsWhatTheNodesKnow(t *testing.T) {
 	if one, err := c.Digests(soon(t), "worker-1"); err != nil || len(one) != 1 || one[0] != all[1] {
 		t.Errorf("one digest: %+v, %v", one, err)
 	}
+	var out bytes.Buffer
+	totals, err := c.Export(soon(t), "worker-1", &out)
+	if err != nil || totals.Receipts != 1 || totals.Locks != 0 || totals.Digest != all[1].Sum {
+		t.Errorf("export: %+v, %v", totals, err)
+	}
+	if a, err := archive.NewReader(&out); err != nil || a.Head().Genesis.Chain() != d.Genesis.Chain() {
+		t.Errorf("exported archive: %v", err)
+	}
+}
+
+// An export that ends in the middle must not look like a whole one.
+func TestExportOfALedgerThatIsClosedFails(t *testing.T) {
+	newUser(t)
+	_, d := network(t)
+	c := dial(t, "")
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if totals, err := c.Export(soon(t), "", &out); code(err) != CodeFailed || out.Len() > 0 {
+		t.Errorf("%+v, %v, %d bytes", totals, err, out.Len())
+	}
 }
 
 func TestErrorsHaveTheirCodes(t *testing.T) {
@@ -209,6 +233,7 @@ func TestErrorsHaveTheirCodes(t *testing.T) {
 		"request too large": {CodeUsage, ask(AskRequest{Prompt: strings.Repeat("x", maxRequest)})},
 		"unknown peer":      {CodeNotFound, func(ctx context.Context) error { _, err := c.Accounts(ctx, "nobody"); return err }},
 		"peer to verify":    {CodeNotFound, func(ctx context.Context) error { _, err := c.Verify(ctx, "nobody"); return err }},
+		"peer to export":    {CodeNotFound, func(ctx context.Context) error { _, err := c.Export(ctx, "nobody", io.Discard); return err }},
 		"peer of a digest":  {CodeNotFound, func(ctx context.Context) error { _, err := c.Digests(ctx, "nobody"); return err }},
 		"peer of tasks":     {CodeNotFound, func(ctx context.Context) error { _, err := c.Tasks(ctx, "nobody", 1); return err }},
 		"peer to compare":   {CodeUsage, func(ctx context.Context) error { _, err := c.Diff(ctx, "", "nobody"); return err }},

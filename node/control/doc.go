@@ -10,6 +10,7 @@
 //	GET  /v1/diff?peer=NAME&with=ID  LedgerDiff with the peer that has a libp2p id
 //	GET  /v1/evidence?peer=NAME      []Evidence
 //	GET  /v1/digests?peer=NAME       []PeerDigest, of all peers if none is named
+//	GET  /v1/export?peer=NAME        the peer's ledger, as package ledger/archive writes it
 //	POST /v1/peers/{name}/{what}     start, stop or kill a peer that is a process of its own -> PeerInfo
 //
 // Peers that are processes of their own have sockets of their own; the one of their network passes requests on.

@@ -95,6 +95,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /v1/digests", s.digests)
 	mux.HandleFunc("GET /v1/diff", s.diff)
 	mux.HandleFunc("GET /v1/evidence", s.evidence)
+	mux.HandleFunc("GET /v1/export", s.export)
 	mux.HandleFunc("POST /v1/peers/{name}/{do}", func(w http.ResponseWriter, _ *http.Request) {
 		replyError(w, &Error{CodeUsage, "all peers of this network run in one process: start it with poq devnet --processes"})
 	})
@@ -357,6 +358,36 @@ func (s *Server) evidence(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, list)
+}
+
+func (s *Server) export(w http.ResponseWriter, r *http.Request) {
+	p, err := s.peer(r)
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	out := &stream{w: w}
+	if _, err = p.Node.Ledger().Export(out); err == nil {
+		return
+	}
+	if out.begun {
+		panic(http.ErrAbortHandler) // cuts the connection: the client sees that the archive is not whole
+	}
+	replyError(w, err)
+}
+
+// stream knows whether anything was written.
+type stream struct {
+	w     http.ResponseWriter
+	begun bool
+}
+
+func (s *stream) Write(b []byte) (int, error) {
+	if !s.begun {
+		s.w.Header().Set("Content-Type", "application/octet-stream")
+		s.begun = true
+	}
+	return s.w.Write(b)
 }
 
 func reply(w http.ResponseWriter, v any) {

@@ -152,6 +152,24 @@ func (n *network) make(validators, workers int, judge crypto.Hash, seed *uint64)
 	return writeJSON(filepath.Join(n.dir, genesisFile), g)
 }
 
+// PutGenesis writes the genesis of a directory into which ledgers are to be imported. If the directory has
+// one it must be the same, else the error wraps ErrMismatch.
+func PutGenesis(dir string, g *ledger.Genesis) error {
+	path := filepath.Join(dir, genesisFile)
+	old := new(ledger.Genesis)
+	err := readJSON(path, old)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("making the directory: %w", err)
+		}
+		return writeJSON(path, g)
+	}
+	if err == nil && old.Chain() != g.Chain() {
+		err = fmt.Errorf("%w: it has chain %s, this is chain %s, which differs in %s; choose another directory", ErrMismatch, old.Chain().Short(), g.Chain().Short(), old.Difference(g))
+	}
+	return err
+}
+
 // newIdentity makes a peer's keys, in place of those that a start left that did not get to the end.
 // Whatever else a directory of that name holds is not ours.
 func newIdentity(dir string, random io.Reader) (id node.Identity, err error) {
