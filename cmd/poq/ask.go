@@ -193,6 +193,20 @@ func printSettlement(w io.Writer, s *node.Settlement) {
 	default:
 		fmt.Fprintf(w, "\nToo few validators judged the answers.\n\n")
 	}
+	printTables(w, s)
+	for _, d := range s.Declined {
+		fmt.Fprintf(w, "%s declined: %s\n", partyName(d.Worker), d.Reason)
+	}
+	fmt.Fprintf(w, "\n%s   %s\n", s.Outcome, sums(s))
+	fmt.Fprintf(w, "task %s\n", s.Task)
+	if t := s.Timeline; t != nil {
+		fmt.Fprintf(w, "locked %s, answers %s, scores %s, sealed %s, revealed %s, settled %s (%s after the last reveal)\n",
+			ms(t.Locked), ms(t.Answered), ms(t.Scored), ms(t.Sealed), ms(t.Revealed), ms(t.Settled), ms(t.Settlement))
+	}
+}
+
+// printTables shows who answered, who judged, and who is paid what.
+func printTables(w io.Writer, s *node.Settlement) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(s.Answers) > 0 {
 		fmt.Fprint(t, "RANK\tWORKER\tSCORE")
@@ -209,7 +223,7 @@ func printSettlement(w io.Writer, s *node.Settlement) {
 			for _, v := range s.Validators {
 				fmt.Fprintf(t, "\t%s", memberScore(a, v.Index))
 			}
-			fmt.Fprintf(t, "\t%s\t%s\n", formatFee(a.Paid), excerpt(a.Text, 48))
+			fmt.Fprintf(t, "\t%s\t%s\n", formatFee(a.Paid), answerText(a))
 		}
 		fmt.Fprintln(t)
 	}
@@ -225,15 +239,19 @@ func printSettlement(w io.Writer, s *node.Settlement) {
 		fmt.Fprintf(t, "%s\t%d\t%d\t%s\t%s%s\n", v.Name, v.Judged, v.InBand, formatFee(v.Paid), formatFee(v.Burned), note)
 	}
 	t.Flush()
-	for _, d := range s.Declined {
-		fmt.Fprintf(w, "%s declined: %s\n", partyName(d.Worker), d.Reason)
+}
+
+// sums says where the fee went.
+func sums(s *node.Settlement) string {
+	return fmt.Sprintf("fee %s = paid %s + refund %s + burned %s", formatFee(s.Fee), formatFee(s.Fee-s.Refund-s.Burned), formatFee(s.Refund), formatFee(s.Burned))
+}
+
+// answerText is the beginning of an answer, or its hash if the text is not held.
+func answerText(a node.SettledAnswer) string {
+	if a.Text == "" {
+		return "hash " + a.Hash.Short()
 	}
-	fmt.Fprintf(w, "\n%s   fee %s = paid %s + refund %s + burned %s\n", s.Outcome, formatFee(s.Fee), formatFee(s.Fee-s.Refund-s.Burned), formatFee(s.Refund), formatFee(s.Burned))
-	fmt.Fprintf(w, "task %s\n", s.Task)
-	if t := s.Timeline; t != nil {
-		fmt.Fprintf(w, "locked %s, answers %s, scores %s, sealed %s, revealed %s, settled %s (%s after the last reveal)\n",
-			ms(t.Locked), ms(t.Answered), ms(t.Scored), ms(t.Sealed), ms(t.Revealed), ms(t.Settled), ms(t.Settlement))
-	}
+	return excerpt(a.Text, 48)
 }
 
 func ms(us int64) string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
@@ -29,9 +31,13 @@ func newLedger(g *globals) *cobra.Command {
 		ledgerAccounts(g, &f), ledgerTasks(g, &f), ledgerTask(g, &f), ledgerVerify(g, &f), ledgerDigest(g, &f), ledgerDiff(g, &f), ledgerEvidence(g, &f), ledgerExport(g, &f), ledgerImport(g, &f))
 	c.Long = `Shows the ledger of a peer of the running network. If --dir names the directory
 of a network that does not run, its ledger is read from disk.`
-	c.PersistentFlags().StringVar(&f.dir, "dir", "", "directory of the network, if several run or it does not run")
-	c.PersistentFlags().StringVar(&f.peer, "peer", "", "peer whose ledger is looked at (default: the payer; verify and digest: all)")
+	f.add(c.PersistentFlags(), "the payer; verify and digest: all")
 	return c
+}
+
+func (f *ledgerFlags) add(to *pflag.FlagSet, peer string) {
+	to.StringVar(&f.dir, "dir", "", "directory of the network, if several run or it does not run")
+	to.StringVar(&f.peer, "peer", "", "peer whose ledger is looked at (default: "+peer+")")
 }
 
 // reader reads a ledger: of a running network, or from disk.
@@ -39,6 +45,7 @@ type reader interface {
 	Accounts(ctx context.Context, peer string) (control.Accounts, error)
 	Tasks(ctx context.Context, peer string, n int) ([]control.Task, error)
 	Task(ctx context.Context, peer, id string) (node.TaskStatus, error)
+	Receipt(ctx context.Context, peer, id string) (json.RawMessage, error)
 	Verify(ctx context.Context, peer string) ([]control.PeerVerification, error)
 	Digests(ctx context.Context, peer string) ([]control.PeerDigest, error)
 	Diff(ctx context.Context, peer, with string) (control.LedgerDiff, error)
@@ -123,8 +130,6 @@ func ledgerTask(g *globals, f *ledgerFlags) *cobra.Command {
 		}
 		s, err := r.Task(c.Context(), f.peer, a[0])
 		switch {
-		case errors.Is(err, store.ErrAmbiguous) || errors.Is(err, store.ErrBadID):
-			return usageError{err}
 		case err != nil:
 			return err
 		case g.json:
@@ -394,6 +399,11 @@ func (o offline) Task(_ context.Context, peer, id string) (node.TaskStatus, erro
 // Evidence implements reader.
 func (o offline) Evidence(_ context.Context, peer string) ([]control.Evidence, error) {
 	return read(o, peer, control.ReadEvidence)
+}
+
+// Receipt implements reader.
+func (o offline) Receipt(_ context.Context, peer, id string) (json.RawMessage, error) {
+	return read(o, peer, func(s *store.Store) (json.RawMessage, error) { return control.ReadReceipt(s, id) })
 }
 
 // Verify implements reader.

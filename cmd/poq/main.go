@@ -13,6 +13,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/gologshim"
 
+	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/node/control"
 )
 
@@ -63,7 +64,8 @@ var errShown = errors.New("failed")
 func exitCode(err error) int {
 	var usage usageError
 	var remote *control.Error
-	if errors.As(err, &usage) || errors.As(err, &remote) && remote.Code == control.CodeUsage {
+	badID := errors.Is(err, store.ErrAmbiguous) || errors.Is(err, store.ErrBadID)
+	if badID || errors.As(err, &usage) || errors.As(err, &remote) && remote.Code == control.CodeUsage {
 		return exitUsage
 	}
 	return exitFailure

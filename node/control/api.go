@@ -1,6 +1,7 @@
 package control
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -207,6 +208,22 @@ func ReadEvidence(s *store.Store) ([]Evidence, error) {
 		list = append(list, e)
 	}
 	return list, nil
+}
+
+// ReadReceipt returns the file form of the receipt of a settled task, whose id may be shortened.
+func ReadReceipt(s *store.Store, id string) (json.RawMessage, error) {
+	task, err := s.Resolve(id)
+	if err != nil {
+		return nil, err
+	}
+	if !s.IsSettled(task) {
+		return nil, &Error{CodePending, fmt.Sprintf("task %s is open: it has a receipt when it is settled", task.Short())}
+	}
+	r, err := s.Receipt(task)
+	if err != nil {
+		return nil, fmt.Errorf("receipt of task %s: %w", task.Short(), err)
+	}
+	return ledger.EncodeReceiptFile(s.Genesis().Chain(), r)
 }
 
 // Verify verifies a peer's ledger.

@@ -122,6 +122,11 @@ func (c *Client) Task(ctx context.Context, peer, id string) (t node.TaskStatus, 
 	return t, c.get(ctx, "/v1/tasks/"+url.PathEscape(id), query("peer", peer), &t)
 }
 
+// Receipt returns the file form of a settled task's receipt.
+func (c *Client) Receipt(ctx context.Context, peer, id string) (file json.RawMessage, err error) {
+	return file, c.get(ctx, "/v1/tasks/"+url.PathEscape(id)+"/receipt", query("peer", peer), &file)
+}
+
 // Verify verifies a peer's ledger, or all of them if peer is "".
 func (c *Client) Verify(ctx context.Context, peer string) (v []PeerVerification, err error) {
 	return v, c.get(ctx, "/v1/verify", query("peer", peer), &v)

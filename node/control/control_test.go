@@ -173,6 +173,13 @@ func TestClientGetsWhatTheNodesKnow(t *testing.T) {
 			t.Errorf("task of %q: %+v, %v", peer, st, err)
 		}
 	}
+	file, err := c.Receipt(soon(t), "", got.Task.String()[:9])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := ledger.NewVerifier(d.Genesis).ReceiptFile(file); err != nil || r.Task() != got.Task {
+		t.Errorf("receipt: %v", err)
+	}
 	v, err := c.Verify(soon(t), "")
 	if err != nil || len(v) != 3 || !v[0].OK || !v[1].OK || !v[2].OK {
 		t.Errorf("verify: %+v, %v", v, err)
@@ -241,6 +248,7 @@ func TestErrorsHaveTheirCodes(t *testing.T) {
 		"with itself":       {CodeUsage, func(ctx context.Context) error { _, err := c.Diff(ctx, "", "payer"); return err }},
 		"no tasks":          {CodeUsage, func(ctx context.Context) error { _, err := c.Tasks(ctx, "", -1); return err }},
 		"unknown task":      {CodeNotFound, func(ctx context.Context) error { _, err := c.Task(ctx, "", "abcdef"); return err }},
+		"unknown receipt":   {CodeNotFound, func(ctx context.Context) error { _, err := c.Receipt(ctx, "", "abcdef"); return err }},
 		"no task id":        {CodeUsage, func(ctx context.Context) error { _, err := c.Task(ctx, "", "what/is this?"); return err }},
 		"peer of a task":    {CodeNotFound, func(ctx context.Context) error { _, err := c.Task(ctx, "nobody", "abcdef"); return err }},
 	} {
@@ -324,6 +332,9 @@ func TestClientThatLeavesDuringAnAskLeavesNothingBehind(t *testing.T) {
 	st, err := c.Task(soon(t), "", task.String())
 	if err != nil || !st.Open {
 		t.Errorf("the task: %+v, %v", st, err)
+	}
+	if _, err := c.Receipt(soon(t), "", task.String()); code(err) != CodePending {
+		t.Errorf("receipt of an open task: %v", err)
 	}
 	if err := d.WaitEqual(soon(t)); err != nil {
 		t.Error(err)

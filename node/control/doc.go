@@ -6,6 +6,7 @@
 //	GET  /v1/accounts?peer=NAME      Accounts
 //	GET  /v1/tasks?peer=NAME&n=N     []Task, newest first
 //	GET  /v1/tasks/{id}?peer=NAME    node.TaskStatus; the id may be shortened
+//	GET  /v1/tasks/{id}/receipt      the receipt's file, see ledger.EncodeReceiptFile; ?peer=NAME
 //	GET  /v1/verify?peer=NAME        []PeerVerification, of all peers if none is named
 //	GET  /v1/diff?peer=NAME&with=ID  LedgerDiff with the peer that has a libp2p id
 //	GET  /v1/evidence?peer=NAME      []Evidence

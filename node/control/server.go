@@ -91,6 +91,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /v1/accounts", s.accounts)
 	mux.HandleFunc("GET /v1/tasks", s.tasks)
 	mux.HandleFunc("GET /v1/tasks/{id}", s.task)
+	mux.HandleFunc("GET /v1/tasks/{id}/receipt", s.receipt)
 	mux.HandleFunc("GET /v1/verify", s.verify)
 	mux.HandleFunc("GET /v1/digests", s.digests)
 	mux.HandleFunc("GET /v1/diff", s.diff)
@@ -286,6 +287,22 @@ func (s *Server) task(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, status)
+}
+
+func (s *Server) receipt(w http.ResponseWriter, r *http.Request) {
+	p, err := s.peer(r)
+	if err == nil {
+		err = p.Node.Ledger().Flush()
+	}
+	var file json.RawMessage
+	if err == nil {
+		file, err = ReadReceipt(p.Node.Ledger(), r.PathValue("id"))
+	}
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	reply(w, file)
 }
 
 func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
