@@ -269,6 +269,10 @@ func TestMerklePathsProveTheirLeafAndNoOther(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	s, messages := samples(f)
+	for _, r := range s.madeOfAllKinds() {
+		seal := Value{Task: r.Task(), Stage: StageSeal, Seal: r.Seal.Value}
+		messages = append(messages, r, &seal, &Value{Task: r.Task(), Stage: StageSettle, Outcome: r.Outcome}, &Prepared{r.Seal.Votes, seal})
+	}
 	for _, m := range messages {
 		_, data := Encode(m)
 		f.Add(data)
@@ -293,7 +297,29 @@ func FuzzDecodeStored(f *testing.F) {
 	f.Add(r.Encode())
 	f.Add((&LockCert{r.Order, r.Lock}).Encode())
 	f.Add(EncodeOpening(r.Seal.Value[0].Statement, r.Outcome.Reveals[0].Opening))
+	f.Add(EncodeHeader(r.Lock.Proofs[0].Header))
+	f.Add((&LtHash{}).Encode())
+	for i, commit := range r.Seal.Value[:2] {
+		votes := r.Settle.Proofs[i]
+		for _, e := range []*Evidence{
+			{Offence: TwoOrders, Orders: [2]Signed[Order]{r.Order, r.Order}},
+			{Offence: TwoCommits, Commits: [2]Signed[ScoreCommit]{commit, commit}},
+			{Offence: TwoBundles, Bundles: [2]Signed[BundleHeader]{votes.Header, votes.Header}},
+			{Offence: TwoVotes, Votes: [2]ProvenVote{{r.Settle.Vote, votes}, {r.Settle.Vote, votes}}},
+		} {
+			f.Add(e.Encode())
+		}
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
+		if e, err := DecodeEvidence(data); err == nil && !bytes.Equal(e.Encode(), data) {
+			t.Fatal("evidence has two encodings")
+		}
+		if h, err := DecodeHeader(data); err == nil && !bytes.Equal(EncodeHeader(*h), data) {
+			t.Fatal("header has two encodings")
+		}
+		if l, err := DecodeLtHash(data); err == nil && !bytes.Equal(l.Encode(), data) {
+			t.Fatal("LtHash has two encodings")
+		}
 		if r, err := DecodeReceipt(data); err == nil && !bytes.Equal(r.Encode(), data) {
 			t.Fatal("receipt has two encodings")
 		}

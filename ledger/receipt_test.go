@@ -59,16 +59,26 @@ func (s *swarm) made(scores [][]int, silent ...int) *Receipt {
 // receiptVectors are valid receipts of all kinds, by committee and name.
 func receiptVectors(t testing.TB) (swarms map[string]*swarm, receipts map[string]*Receipt) {
 	one, four := newSwarm(t, 1, 1), newSwarm(t, 4, 1)
-	full := [][]int{{8000, 3000, 5000}, {8001, 3001, 5001}, {7990, 3000, 5000}, {8002, 2990, 5300}}
-	return map[string]*swarm{"n1": one, "n4": four}, map[string]*Receipt{
+	receipts = map[string]*Receipt{
 		"n1-paid":       one.made([][]int{{8000, 3000, 5000}}),
 		"n1-no-answers": one.made([][]int{{}}),
-		"n4-paid":       four.made(full),
-		"n4-no-answers": four.made([][]int{{}, {}, {}, {}}),
-		"n4-unscored":   four.made([][]int{{8000, unseen, unseen}, {unseen, 3000, unseen}, {unseen, 3000, unseen}, {}}),
-		"n4-withheld":   four.made(full, 2),                                    // a reveal is missing; decided by commits of round 2
-		"n4-unsealed":   four.made([][]int{full[0], full[1], nil, full[3]}),    // a commitment is missing; sealed in round 1
-		"n4-both":       four.made([][]int{nil, full[1], full[2], full[3]}, 1), // no answer is judged by enough
+	}
+	for name, r := range four.madeOfAllKinds() {
+		receipts["n4-"+name] = r
+	}
+	return map[string]*swarm{"n1": one, "n4": four}, receipts
+}
+
+// madeOfAllKinds are receipts of a committee of four.
+func (s *swarm) madeOfAllKinds() map[string]*Receipt {
+	full := [][]int{{8000, 3000, 5000}, {8001, 3001, 5001}, {7990, 3000, 5000}, {8002, 2990, 5300}}
+	return map[string]*Receipt{
+		"paid":       s.made(full),
+		"no-answers": s.made([][]int{{}, {}, {}, {}}),
+		"unscored":   s.made([][]int{{8000, unseen, unseen}, {unseen, 3000, unseen}, {unseen, 3000, unseen}, {}}),
+		"withheld":   s.made(full, 2),                                    // a reveal is missing; decided by commits of round 2
+		"unsealed":   s.made([][]int{full[0], full[1], nil, full[3]}),    // a commitment is missing; sealed in round 1
+		"both":       s.made([][]int{nil, full[1], full[2], full[3]}, 1), // no answer is judged by enough
 	}
 }
 
