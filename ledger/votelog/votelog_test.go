@@ -251,6 +251,11 @@ func (s *script) run(d *memory, groups, stop int, r *rand.Rand) (after *memory, 
 			if p != any(errCrash) {
 				panic(p)
 			}
+			if r.IntN(3) == 0 { // the process was killed: the system still has what was not synced
+				d.steps = 0
+				after, err = d, nil
+				return
+			}
 			after, err = d.crash(r), nil
 			s.ledger.tasks = maps.Clone(s.ledger.durable)
 		}
@@ -314,12 +319,15 @@ func TestCrashAtAnyStepLosesNothingThatWasSynced(t *testing.T) {
 func TestDamageBeforeTheLastGroupStopsTheValidator(t *testing.T) {
 	d, ends := filled(t, 4)
 	whole := d.segment(t)
-	flip := func(at int64) ([]string, error, bool) {
+	flip := func(at int64) (seen []string, err error, same bool) {
 		broken := bytes.Clone(whole)
 		broken[at] ^= 0x10
 		d := with(broken)
 		l, seen, err := reopen(config(d))
 		if err == nil {
+			if !isZero(d.segment(t)[l.end.at:]) {
+				t.Errorf("byte %d: something stands behind the end", at)
+			}
 			must(t, l.Close())
 		}
 		return seen, err, bytes.Equal(d.segment(t), broken)
@@ -350,6 +358,25 @@ func TestDamageBeforeTheLastGroupStopsTheValidator(t *testing.T) {
 	}
 }
 
+func TestDamageToWhatWasCarriedOverStopsTheValidator(t *testing.T) {
+	d, _ := filled(t, 3)
+	l, _, err := reopen(config(d))
+	must(t, err)
+	must(t, l.rotate(0))
+	carried := l.end.at
+	must(t, l.Close())
+	name, whole := segmentName(2), d.segment(t)
+	for at := range carried {
+		broken := bytes.Clone(whole)
+		broken[at] ^= 1
+		d := newMemory()
+		d.now[name] = &memoryFile{disk: d, now: broken, synced: broken}
+		if _, _, err := reopen(config(d)); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("byte %d: %v", at, err)
+		}
+	}
+}
+
 func TestGroupThatIsNotTheNextOneIsNotTakenForIt(t *testing.T) {
 	d, ends := filled(t, 4)
 	whole := d.segment(t)
@@ -368,6 +395,9 @@ func TestGroupThatIsNotTheNextOneIsNotTakenForIt(t *testing.T) {
 		other = d.segment(t)
 	}
 	group := func(log []byte, i int) []byte { return log[ends[i]:ends[i+1]] }
+	cut := bytes.Clone(group(whole, 3)) // a byte shorter, with a header that holds
+	binary.BigEndian.PutUint32(cut[12:], binary.BigEndian.Uint32(cut[12:])-1)
+	binary.BigEndian.PutUint32(cut[48:], crc32.Checksum(cut[:48], castagnoli))
 	for name, c := range map[string]struct {
 		groups [][]byte
 		seen   int // -1: ErrCorrupt
@@ -380,6 +410,7 @@ func TestGroupThatIsNotTheNextOneIsNotTakenForIt(t *testing.T) {
 		"one of another log":           {[][]byte{group(whole, 0), group(other, 3), group(whole, 2), group(whole, 3)}, -1},
 		"the last follows another":     {[][]byte{group(whole, 0), group(whole, 1), group(other, 2), group(whole, 3)}, 3},
 		"the last is of another log":   {[][]byte{group(whole, 0), group(whole, 1), group(whole, 2), group(other, 3)}, 3},
+		"the last has another length":  {[][]byte{group(whole, 0), group(whole, 1), group(whole, 2), cut}, 3},
 		"the last is an earlier one":   {[][]byte{group(whole, 0), group(whole, 1), group(whole, 2), group(whole, 1)}, 3},
 		"the last are of another log":  {[][]byte{group(whole, 0), group(whole, 1), group(other, 2), group(other, 3)}, 4},
 		"one was zeroed":               {[][]byte{group(whole, 0), make([]byte, ends[2]-ends[1]), group(whole, 2), group(whole, 3)}, -1},
@@ -455,6 +486,9 @@ func TestSizeIsBoundedByOpenTasksAndTheChainOfBundlesGoesOn(t *testing.T) {
 	for i := range tasks {
 		l.Bundle(l.bundle(task(i)))
 		must(t, l.Sync())
+		if len(d.synced) != 1 {
+			t.Fatal("the old segment may come back")
+		}
 		if i >= forever {
 			f.tasks[task(i)] = true
 		}
