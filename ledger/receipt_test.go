@@ -389,3 +389,31 @@ func BenchmarkVerifyReceipt(b *testing.B) {
 		})
 	}
 }
+
+func TestManyReceiptsHoldIfEachOneDoes(t *testing.T) {
+	s := newSwarm(t, 4, 1)
+	good := s.receipt()
+	many := slices.Repeat([]*Receipt{good}, 5)
+	verified, err := s.verifier.Receipts(many)
+	if err != nil || len(verified) != 5 || verified[4].Message() != good || verified[4].Task() != good.Task() {
+		t.Fatalf("%v, %v", verified, err)
+	}
+	if verified, err := s.verifier.Receipts(nil); err != nil || len(verified) != 0 {
+		t.Errorf("none: %v, %v", verified, err)
+	}
+	for name, change := range map[string]func(r *Receipt){
+		"signature": func(r *Receipt) { r.Settle.Proofs[1].Header.Sig[0]++ },
+		"outcome":   func(r *Receipt) { r.Outcome.Kind = Unscored },
+	} {
+		bad, err := DecodeReceipt(good.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(bad)
+		want := NewVerifier(s.genesis).Receipt(bad)
+		many[3] = bad
+		if _, err := s.verifier.Receipts(many); want == nil || err == nil || !strings.HasSuffix(err.Error(), want.Error()) {
+			t.Errorf("%s: %v, one by one %v", name, err, want)
+		}
+	}
+}

@@ -36,9 +36,10 @@ const (
 	syncTimeout = 10 * time.Second
 	// syncQueue bounds the peers that wait for their turn.
 	syncQueue = 256
-	// verifyChunk is how many receipts are verified, and then applied, at a time: a few ms of one processor and
-	// well under one of the node's loop.
-	verifyChunk = 16
+	// verifyChunk is how many receipts are verified in one batch of signatures: 10 ms of one processor.
+	verifyChunk = 64
+	// applyChunk is how many are applied in one turn of the node's loop: under 1 ms.
+	applyChunk = 16
 	// maxOpenTaken bounds the open tasks that are taken from one peer's list.
 	maxOpenTaken = 1 << 16
 )
@@ -154,32 +155,36 @@ func (r remote) receipts(ctx context.Context, listed []store.BucketTask) ([]ledg
 		r.node.syncer.cores <- struct{}{}
 		g.Go(func() error {
 			defer func() { <-r.node.syncer.cores }()
-			for i := begin; i < min(begin+verifyChunk, len(parts)); i++ {
-				v, err := r.node.checkReceipt(parts[i], listed[i])
-				if err != nil {
-					return lie("receipt of task %s: %w", listed[i].Task.Short(), err)
-				}
-				verified[i] = v
-			}
-			return nil
+			end := min(begin+verifyChunk, len(parts))
+			v, err := r.node.checkReceipts(parts[begin:end], listed[begin:end])
+			copy(verified[begin:], v)
+			return err
 		})
 	}
 	return verified, g.Wait()
 }
 
-// checkReceipt verifies a receipt that should settle a task with an outcome.
-func (n *Node) checkReceipt(data []byte, want store.BucketTask) (v ledger.Verified, err error) {
-	if len(data) == 0 {
-		return v, errors.New("it is listed, and not there")
+// checkReceipts decodes and verifies receipts that should be those of listed tasks.
+func (n *Node) checkReceipts(parts [][]byte, listed []store.BucketTask) ([]ledger.Verified, error) {
+	receipts := make([]*ledger.Receipt, len(parts))
+	for i, data := range parts {
+		if len(data) == 0 {
+			return nil, lie("receipt of task %s: it is listed, and not there", listed[i].Task.Short())
+		}
+		r, err := ledger.DecodeReceipt(data)
+		if err != nil {
+			return nil, lie("receipt of task %s: %w", listed[i].Task.Short(), err)
+		}
+		if vote := r.Settle.Vote; vote.Task != listed[i].Task || vote.Value != listed[i].Outcome {
+			return nil, lie("receipt of task %s: it is of another task or outcome than listed", listed[i].Task.Short())
+		}
+		receipts[i] = r
 	}
-	r, err := ledger.DecodeReceipt(data)
+	verified, err := n.verifier.Receipts(receipts)
 	if err != nil {
-		return v, err
+		return nil, lie("%w", err)
 	}
-	if vote := r.Settle.Vote; vote.Task != want.Task || vote.Value != want.Outcome {
-		return v, errors.New("it is of another task or outcome than listed")
-	}
-	return n.verifier.Verify(r)
+	return verified, nil
 }
 
 // syncer compares the node's ledger with those of peers and fetches what is missing: with each peer when
@@ -450,7 +455,7 @@ func (s *syncer) release(tasks []store.BucketTask) {
 // them, and waits until they are on disk, so that they do not pile up before it. It tells how many
 // tasks were settled by them.
 func (s *syncer) apply(ctx context.Context, receipts []ledger.Verified) (n int, err error) {
-	for chunk := range slices.Chunk(receipts, verifyChunk) {
+	for chunk := range slices.Chunk(receipts, applyChunk) {
 		if err := s.node.give(ctx, chunk); err != nil {
 			return n, err
 		}
@@ -575,9 +580,12 @@ func (n *Node) fetchReceipt(ctx context.Context, r remote, task ledger.TaskID) e
 	if err != nil {
 		return err
 	}
-	v, err := n.checkReceipt(parts[0], store.BucketTask{Task: task, Outcome: receipt.Settle.Vote.Value})
+	v, err := n.verifier.Verify(receipt)
 	if err != nil {
 		return err
+	}
+	if v.Task() != task {
+		return errors.New("the peer sent the receipt of another task")
 	}
 	n.loop.do(func(e *ledger.Engine) { e.Receive(v) })
 	return nil

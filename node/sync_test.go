@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -563,4 +564,28 @@ func TestResponsesHoldAsManyReceiptsAsFit(t *testing.T) {
 	if data, err = full.node.serveSync(soon(t), "", unknown.encode()); err != nil || !bytes.Equal(data, encodeParts([][]byte{nil})) {
 		t.Errorf("receipt of an unknown task: %x, %v", data, err)
 	}
+}
+
+// BenchmarkCatchUp is `poq bench sync` within one process, for profiles.
+func BenchmarkCatchUp(b *testing.B) {
+	const tasks = 10_000
+	s := newSwarm(b, 4)
+	_, receipts, _ := s.history(tasks)
+	full := s.follower("full", receipts)
+	if err := full.node.Start(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; b.Loop(); i++ {
+		var settled atomic.Int64
+		all := make(chan struct{})
+		fresh := s.follower(fmt.Sprint("fresh ", i), nil, WithObserver(func(e Event) {
+			if e.Step == ledger.Settled && settled.Add(1) == tasks {
+				close(all)
+			}
+		}))
+		s.begin(fresh, full.node.Host())
+		receive(b, all)
+		s.stop(fresh)
+	}
+	b.ReportMetric(float64(tasks*b.N)/b.Elapsed().Seconds(), "settlements/s")
 }

@@ -2,6 +2,7 @@ package ledgertest
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -64,5 +65,30 @@ func pairs[T any](list []T) func(yield func(T, error) bool) {
 				return
 			}
 		}
+	}
+}
+
+// BenchmarkReceipts verifies receipts of 4 validators one by one and in batches, as a peer does that catches
+// up. There are more signatures than a Verifier remembers.
+func BenchmarkReceipts(b *testing.B) {
+	p := NewPayer(Key("p"))
+	g, keys := NewGenesis("test", 4, p)
+	c := New(g, keys, 3)
+	var receipts []*ledger.Receipt
+	for range 1024 {
+		_, r := c.Next(p)
+		receipts = append(receipts, r)
+	}
+	for _, n := range []int{1, 4, 16, 64} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			v, next := ledger.NewVerifier(g), 0
+			for b.Loop() {
+				if _, err := v.Receipts(receipts[next : next+n]); err != nil {
+					b.Fatal(err)
+				}
+				next = (next + n) % len(receipts)
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*n), "us/receipt")
+		})
 	}
 }
