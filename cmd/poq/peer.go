@@ -94,8 +94,8 @@ func runPeer(c *cobra.Command, f peerFlags) (err error) {
 		return err
 	}
 	defer func() {
-		if e := p.Node.Close(); err == nil { // else it only says once more why the peer failed
-			err = e
+		if p.Node.Err() == nil { // else it ends like in a crash, and writes nothing more
+			err = errors.Join(err, p.Node.Close())
 		}
 	}()
 	server, err := control.ServePeer(versionText(), f.dir, f.socket, control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node})

@@ -293,7 +293,8 @@ func (s *Store) migrate() error {
 	return nil
 }
 
-// Close writes what is pending and closes the ledger. It may be called twice.
+// Close writes what is pending and closes the ledger. It may be called twice. If the ledger's files can't be put in
+// order it gives up after ten seconds, and the process should end.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if !s.closing && s.failed == nil && s.checkpoint.counted < s.seq {
@@ -309,11 +310,22 @@ func (s *Store) Close() error {
 	s.reading.Lock()
 	s.closed = true
 	s.reading.Unlock()
-	err := s.db.Close()
+	closed := make(chan error, 1)
+	go func() { closed <- s.db.Close() }()
+	var err error
+	select {
+	case err = <-closed:
+	case <-time.After(closeTimeout):
+		err = errors.New("the ledger's files could not be put in order before the end, which the next start does")
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return errors.Join(s.failed, err)
 }
+
+// closeTimeout bounds how long Badger takes to close: if it can't write its last table, to a full disk for instance,
+// it tries for ever. What was acknowledged is in its log by then.
+const closeTimeout = 10 * time.Second
 
 // Failed is closed when a write failed, for instance because the disk is full. From then on nothing
 // can be applied: the process must stop. Err tells why.
