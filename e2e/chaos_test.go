@@ -73,10 +73,10 @@ func (n *network) waitEqual(least int) int {
 			state += fmt.Sprintf(" with %d open tasks", open)
 			continue
 		}
-		results := decode[[]control.PeerVerification](n.user.poq("ledger", "verify", "--json", "--dir", n.card.Dir))
-		for _, r := range results {
-			if !r.OK || r.Tasks != all[0].Tasks || r.Open != 0 {
-				t.Errorf("ledger of %s: %+v, want %d tasks verified", r.Peer, r, all[0].Tasks)
+		for _, d := range all {
+			r := decode[[]control.PeerVerification](n.user.poq("ledger", "verify", "--json", "--dir", n.card.Dir, "--peer", d.Peer))[0]
+			if !r.OK || r.Tasks != d.Tasks || r.Open != 0 || r.Digest != d.Digest {
+				t.Errorf("ledger of %s: %+v, want %d tasks verified", r.Peer, r, d.Tasks)
 			}
 		}
 		return all[0].Tasks

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -153,33 +154,61 @@ type network struct {
 	user   *user
 	card   control.Status
 	cmd    *exec.Cmd
-	stderr *bytes.Buffer
+	stderr *record
 	done   chan error
+}
+
+// record keeps what a running command prints.
+type record struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (r *record) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all.Write(b)
+}
+
+// String returns what was printed so far.
+func (r *record) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all.String()
 }
 
 // devnet starts one and waits for its card.
 func (u *user) devnet(args ...string) *network {
 	u.t.Helper()
-	n := &network{user: u, cmd: u.command(append([]string{"devnet", "--json"}, args...)...), stderr: &bytes.Buffer{}, done: make(chan error, 1)}
-	n.cmd.Stderr = n.stderr
-	out, err := n.cmd.StdoutPipe()
+	n, err := u.tryDevnet(args...)
 	if err != nil {
 		u.t.Fatal(err)
 	}
+	return n
+}
+
+func (u *user) tryDevnet(args ...string) (*network, error) {
+	n := &network{user: u, cmd: u.command(append([]string{"devnet", "--json"}, args...)...), stderr: &record{}, done: make(chan error, 1)}
+	n.cmd.Stderr = n.stderr
+	out, err := n.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
 	if err := n.cmd.Start(); err != nil {
-		u.t.Fatal(err)
+		return nil, err
 	}
 	in := bufio.NewReader(out)
 	if err := json.NewDecoder(in).Decode(&n.card); err != nil {
 		_ = n.cmd.Wait()
-		u.t.Fatalf("devnet %v: %v\n%s", args, err, n.stderr)
+		return nil, fmt.Errorf("devnet %v: %w\n%s", args, err, n.stderr)
 	}
 	go func() {
 		_, _ = io.Copy(io.Discard, in)
 		n.done <- n.cmd.Wait()
 	}()
 	u.t.Cleanup(func() { n.signal(syscall.SIGKILL) })
-	return n
+	return n, nil
 }
 
 // signal sends a signal and waits for the end.
