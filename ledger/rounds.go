@@ -341,7 +341,8 @@ func unionCommits(j []*RoundChange) (s SealValue) {
 }
 
 // roundOver leaves a round that took too long, if a quorum came to it. With fewer validators the next one
-// would bring no more, and the number of rounds would tell how long they were away.
+// would bring no more, and the number of rounds would tell how long they were away. But who has lost what
+// it said of the round in a crash goes on: the others may wait for just that.
 func (e *Engine) roundOver(t *task, in *instance) {
 	came := 0
 	for _, m := range in.changes {
@@ -349,7 +350,7 @@ func (e *Engine) roundOver(t *task, in *instance) {
 			came++
 		}
 	}
-	if in.round > 0 && came < e.genesis.Quorum() {
+	if in.round > 0 && in.own != nil && came < e.genesis.Quorum() {
 		e.host.SetTimer(Timer{t.id, roundTimer(in.stage), in.round}, roundTime(in.round))
 		return
 	}

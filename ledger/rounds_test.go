@@ -85,6 +85,32 @@ func TestTaskWaitsWhenTooManyAreDownAndGoesOnWhenOneReturns(t *testing.T) {
 	}
 }
 
+// A process may die after its NewRound vote has left and before what the vote stands for.
+func TestTaskGoesOnWhenRoundChangeIsLostInACrash(t *testing.T) {
+	s := newSwarm(t, 4, 1)
+	s.peers[1].down = true
+	crashed := false
+	s.drop = func(from, to int, m Message) bool {
+		_, change := m.(*RoundChange)
+		if lost := change && from == 2 && !crashed; lost {
+			s.after(0, func() {
+				if !crashed {
+					crashed = true
+					s.peers[2].restart()
+				}
+			})
+			return true
+		}
+		return false
+	}
+	s.settleOne()
+	if !crashed {
+		t.Fatal("no round change was sent")
+	}
+	s.checkAgreement(1)
+	s.checkVotes()
+}
+
 func TestWithheldRevealCostsOnlyTheOneWhoWithholdsIt(t *testing.T) {
 	s := newSwarm(t, 4, 3)
 	s.drop = func(from, _ int, m Message) bool {
