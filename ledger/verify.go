@@ -279,12 +279,13 @@ func claim[S statement](v *Verifier, s Signed[S]) (crypto.Claim, error) {
 	return crypto.Claim{Key: key, Message: v.domain.SigningBytes(s.Statement.kind(), s.Statement.append(nil)), Sig: s.Sig}, nil
 }
 
-// Trust remembers a signature that this process has just made with its own key, so that it is not
-// verified when it comes back.
-func Trust[S statement](v *Verifier, s Signed[S]) {
-	if c, err := claim(v, s); err == nil { // a malformed one is refused by Verify
+// SignTrusted is [Sign], and has v remember that the signature holds: it is not verified when it comes back.
+func SignTrusted[S statement](v *Verifier, key crypto.PrivateKey, s S) *Signed[S] {
+	signed := Sign(v.domain, key, s)
+	if c, err := claim(v, signed); err == nil { // a malformed one is refused by Verify
 		v.sigs.Trust(c)
 	}
+	return &signed
 }
 
 // verifySigned checks a lone statement.

@@ -247,8 +247,7 @@ func (o *Outbox) sign() (signed []func(Network), bundles []*ledger.Bundle, err e
 	}
 	for part := range slices.Chunk(o.leaves, ledger.MaxBundleLeaves) {
 		u := ledger.NewBundle(uint16(o.Self), o.log.tip.seq, o.log.tip.previous, part)
-		u.Sign(o.domain, o.Key)
-		ledger.Trust(o.Verifier, u.Header)
+		u.Header = *ledger.SignTrusted(o.Verifier, o.Key, u.Header.Statement)
 		o.log.Bundle(&u)
 		o.note(u.Header.Statement)
 		bundles = append(bundles, &u)
@@ -257,14 +256,12 @@ func (o *Outbox) sign() (signed []func(Network), bundles []*ledger.Bundle, err e
 		return nil, nil, err
 	}
 	for _, s := range o.openings {
-		c := ledger.Sign(o.domain, o.Key, s.commit)
-		ledger.Trust(o.Verifier, c)
-		signed = append(signed, func(n Network) { n.Gossip(&c) })
+		c := ledger.SignTrusted(o.Verifier, o.Key, s.commit)
+		signed = append(signed, func(n Network) { n.Gossip(c) })
 	}
 	for _, r := range o.reveals {
-		v := ledger.Sign(o.domain, o.Key, r)
-		ledger.Trust(o.Verifier, v)
-		signed = append(signed, func(n Network) { n.Gossip(&v) })
+		v := ledger.SignTrusted(o.Verifier, o.Key, r)
+		signed = append(signed, func(n Network) { n.Gossip(v) })
 	}
 	o.clear()
 	return signed, bundles, nil
