@@ -55,16 +55,14 @@ fuzz: ## every fuzz target, FUZZTIME executions or seconds each
 e2e: build ## the built binary, as a user runs it
 	$(GO) test -count=1 ./e2e
 
-<<<<<<< HEAD
 chaos: build ## kill peers under load for CHAOS, with as many validators as VALIDATORS
 	POQ_CHAOS=$(CHAOS) POQ_CHAOS_VALIDATORS=$(VALIDATORS) POQ_BIN=$(CURDIR)/bin/poq \
 		$(GO) test -count=1 -timeout 0 -v -run 'TestKilledPeers' ./e2e
-=======
+
 SIMRUNS ?= 1000000
 .PHONY: sim
 sim: build ## simulate SIMRUNS runs of the settlement with faults and adversaries
 	./bin/poq sim --runs $(SIMRUNS)
->>>>>>> d00967d (sim: run the settlement core with faults from one seed)
 
 cross: ## build for other systems
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/poq

@@ -208,7 +208,7 @@ func (c *checker) onVote(v int, l ledger.Leaf) {
 			c.left[in] = l.Round
 			w.result.Rounds = max(w.result.Rounds, int(l.Round))
 			if w.now > w.calm {
-				c.lateRound(v, l)
+				w.result.LateRounds++
 			}
 		}
 	}
@@ -230,14 +230,6 @@ func (c *checker) onVote(v int, l ledger.Leaf) {
 			c.decide(v, l.Task, l.Stage, l.Value)
 		}
 	}
-}
-
-// maxLateRounds bounds the rounds that begin after the faults have stopped: the leaders of f of them may be
-// Byzantine, validators may be rounds apart, and their clocks too.
-const maxLateRounds = 40
-
-func (c *checker) lateRound(v int, l ledger.Leaf) {
-	c.w.result.LateRounds++
 }
 
 // decide notes what an instance decides, or may decide.

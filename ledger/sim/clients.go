@@ -55,8 +55,6 @@ const (
 	deedCount
 )
 
-var deedNames = [deedCount]string{"answers", "copies", "hides", "declines", "forgets to commit", "commits twice"}
-
 func (p *plan) drawTasks(r *rand.Rand) {
 	payers := 1 + r.IntN(3)
 	for i := range payers {
@@ -123,7 +121,7 @@ func (p *plan) drawTasks(r *rand.Rand) {
 
 // clients signs the orders and has them published.
 func (w *world) clients() {
-	for _, t := range w.plan.tasks {
+	for _, t := range w.tasks {
 		prompt := []byte("prompt of " + t.name)
 		o := ledger.Order{
 			Payer: t.payer.key.Public(), Nonce: t.nonce, Fee: t.fee, Split: 1, Prompt: crypto.Sum(prompt), Judge: judge,

@@ -59,9 +59,9 @@ func (f Faults) String() string {
 // ParseFaults reads names separated by commas; "none" is the empty set, "all" the full one.
 func ParseFaults(s string) (f Faults, err error) {
 	for name := range strings.SplitSeq(s, ",") {
-		switch {
-		case name == "none":
-		case name == "all":
+		switch name {
+		case "none":
+		case "all":
 			f = allFaults
 		default:
 			i := -1

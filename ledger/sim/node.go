@@ -40,7 +40,6 @@ type node struct {
 	got    []*envelope            // of this life, what certificates came
 	sealed map[ledger.TaskID]bool // in any life
 	salts  *rand.Rand
-	saved  *disk // an older state of the disk, for the fault Restore
 }
 
 func (n *node) honest() bool { return n.evil == nil && !n.restored }

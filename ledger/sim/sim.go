@@ -58,7 +58,7 @@ func Run(c Config) Result {
 		panic(fmt.Sprintf("sim: seed %d: %v", c.Seed, err)) // the plan is wrong
 	}
 	w.domain, w.verifier = ledger.Domain(w.genesis), ledger.NewVerifier(w.genesis)
-	w.result = Result{Seed: c.Seed, Validators: w.n, Faults: w.faults, Tasks: len(w.plan.tasks), Adversaries: []string{}}
+	w.result = Result{Seed: c.Seed, Validators: w.n, Faults: w.faults, Tasks: len(w.tasks), Adversaries: []string{}}
 	w.check = newChecker(w)
 	w.populate(c.Seed)
 	w.clients()
@@ -96,7 +96,7 @@ func (w *world) populate(seed uint64) {
 		w.links = append(w.links, make([]link, w.n+1))
 	}
 	slices.Sort(w.result.Adversaries)
-	w.tell(nil, "run", "seed %d: %d validators, adversaries %v, faults %v until %v, %d tasks", seed, w.n, w.evil, w.faults, w.calm, len(w.plan.tasks))
+	w.tell(nil, "run", "seed %d: %d validators, adversaries %v, faults %v until %v, %d tasks", seed, w.n, w.evil, w.faults, w.calm, len(w.tasks))
 	for _, n := range w.nodes {
 		n.start()
 	}
