@@ -8,12 +8,13 @@ GO ?= go
 FUZZTIME ?= 5000x
 BENCHTIME ?= 2s
 CHAOS ?= 5m
+SIMRUNS ?= 1000000
 VALIDATORS ?= 4
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test vet lint unit race fuzz e2e chaos cross bench bench-settle bench-receipt clean
+.PHONY: help build demo test vet lint unit race fuzz e2e chaos sim mutants cross bench bench-settle bench-receipt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,10 +60,11 @@ chaos: build ## kill peers under load for CHAOS, with as many validators as VALI
 	POQ_CHAOS=$(CHAOS) POQ_CHAOS_VALIDATORS=$(VALIDATORS) POQ_BIN=$(CURDIR)/bin/poq \
 		$(GO) test -count=1 -timeout 0 -v -run 'TestKilledPeers' ./e2e
 
-SIMRUNS ?= 1000000
-.PHONY: sim
 sim: build ## simulate SIMRUNS runs of the settlement with faults and adversaries
 	./bin/poq sim --runs $(SIMRUNS)
+
+mutants: ## break the core on purpose: the simulator must notice every time
+	$(GO) run ./ledger/sim/mutation
 
 cross: ## build for other systems
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/poq

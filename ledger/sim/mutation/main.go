@@ -40,15 +40,13 @@ const runTime = 5 * time.Minute
 
 // verdict is what came of one mutation.
 type verdict struct {
-	Mutation string   `json:"mutation"` // empty: the core as it is
-	Why      string   `json:"why,omitempty"`
-	Profile  string   `json:"profile,omitempty"`
-	Seeds    uint64   `json:"seeds"`            // that were run
-	Broken   []string `json:"broken,omitempty"` // invariants of the last one
-	Text     string   `json:"text,omitempty"`   // the first violation
-	Seconds  float64  `json:"seconds"`          // with the build
-	OK       bool     `json:"ok"`
-	Problem  string   `json:"problem,omitempty"`
+	Mutation string `json:"mutation"` // empty: the core as it is
+	Why      string `json:"why,omitempty"`
+	Profile  string `json:"profile,omitempty"`
+	finding
+	Seconds float64 `json:"seconds"` // with the build
+	OK      bool    `json:"ok"`
+	Problem string  `json:"problem,omitempty"`
 }
 
 func main() {
@@ -207,28 +205,25 @@ func (m mutation) try(ctx context.Context, root, dir string, seeds uint64) verdi
 		return fail("does not compile: %v\n%s", err, out)
 	}
 	defer func() { _ = os.Remove(program) }()
-	run := exec.CommandContext(ctx, program, append([]string{probeCommand}, m.profile.args(seeds)...)...)
+	run := exec.CommandContext(ctx, program, append([]string{probeCommand, "-breaks", strings.Join(m.breaks, ",")}, m.profile.args(seeds)...)...)
 	run.Stderr = os.Stderr
 	out, err := run.Output()
 	if err != nil {
 		return fail("the runs came to no end: %v", errors.Join(err, ctx.Err()))
 	}
-	var f finding
-	if err := json.Unmarshal(out, &f); err != nil {
+	if err := json.Unmarshal(out, &v.finding); err != nil {
 		return fail("the probe's output: %v", err)
 	}
-	v.Seeds, v.Broken, v.Text = f.Seeds, f.Broken, f.Text
 	switch {
-	case m.name == "":
-		if len(f.Broken) > 0 {
-			return fail("the core as it is breaks %s", strings.Join(f.Broken, ", "))
-		}
-	case len(f.Broken) == 0:
+	case m.name == "" && v.First != "":
+		return fail("the core as it is breaks %s with seed %d: %s", v.First, v.FirstSeed, v.Text)
+	case m.name == "" || v.Broken != "":
+		v.OK = true
+	case v.First != "":
+		return fail("breaks %s with seed %d, not %s: %s", v.First, v.FirstSeed, strings.Join(m.breaks, " or "), v.Text)
+	default:
 		return fail("survives")
-	case !slices.ContainsFunc(f.Broken, func(name string) bool { return slices.Contains(m.breaks, name) }):
-		return fail("breaks %s, not %s", strings.Join(f.Broken, ", "), strings.Join(m.breaks, " or "))
 	}
-	v.OK = true
 	return v
 }
 
@@ -238,12 +233,12 @@ func (v verdict) String() string {
 	if !v.OK {
 		return fmt.Sprintf("FAIL  %s: %s", name, v.Problem)
 	}
-	return fmt.Sprintf("ok    %s: %s after %d seeds", name, cmp.Or(strings.Join(v.Broken, ", "), "nothing broken"), v.Seeds)
+	return fmt.Sprintf("ok    %s: %s after %d seeds", name, cmp.Or(v.Broken, "nothing broken"), v.Seeds)
 }
 
 func table(verdicts []verdict) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "MUTATION\tPROFILE\tBROKE\tSEEDS\tSECONDS\t")
+	fmt.Fprintln(w, "MUTATION\tPROFILE\tBROKE\tSEEDS\tFIRST SIGN\tSECONDS\t")
 	caught, mutated := 0, 0
 	for _, v := range verdicts {
 		if v.Mutation != "" {
@@ -256,7 +251,11 @@ func table(verdicts []verdict) error {
 		if !v.OK {
 			problem = "FAIL: " + v.Problem
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%.1f\t%s\n", cmp.Or(v.Mutation, "(none)"), v.Profile, cmp.Or(strings.Join(v.Broken, " "), "-"), v.Seeds, v.Seconds, problem)
+		first := "-"
+		if v.First != "" {
+			first = fmt.Sprintf("%s at %d", v.First, v.FirstSeed)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%.1f\t%s\n", cmp.Or(v.Mutation, "(none)"), v.Profile, cmp.Or(v.Broken, "-"), v.Seeds, first, v.Seconds, problem)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -294,18 +293,22 @@ func (p profile) args(seeds uint64) []string {
 
 // finding is what the probe prints.
 type finding struct {
-	Seeds  uint64
-	Broken []string
-	Text   string
+	Seeds     uint64 `json:"seeds"`            // that were run
+	Broken    string `json:"broken,omitempty"` // the invariant that was expected to break, and did with the last seed
+	First     string `json:"first,omitempty"`  // the first that broke at all
+	FirstSeed uint64 `json:"first_seed,omitempty"`
+	Text      string `json:"text,omitempty"` // of the last violation
 }
 
 // probeCommand is the first argument with which this program runs seeds.
 const probeCommand = "probe"
 
-// probe runs seeds from 1 until one breaks an invariant, and prints what it found.
+// probe runs seeds from 1 until one breaks an invariant of those that are named, or any if none is, and prints
+// what it found.
 func probe(args []string) error {
 	flags := flag.NewFlagSet(probeCommand, flag.ContinueOnError)
 	seeds := flags.Uint64("seeds", defaultSeeds, "how many")
+	breaks := flags.String("breaks", "", "invariants")
 	n := flags.Int("n", 0, "validators; 0: by seed")
 	faultNames := flags.String("faults", "", "empty: by seed")
 	adversary := flags.String("adversary", "", "empty: by seed")
@@ -321,10 +324,20 @@ func probe(args []string) error {
 		c.Faults = &f
 	}
 	var f finding
-	for len(f.Broken) == 0 && f.Seeds < *seeds {
+	for f.Seeds < *seeds && f.Broken == "" {
 		f.Seeds++
 		c.Seed = f.Seeds
-		f.Broken, f.Text = runSeed(c)
+		for _, v := range runSeed(c) {
+			if f.First == "" {
+				f.First, f.FirstSeed, f.Text = v.invariant, f.Seeds, v.text
+			}
+			if f.Broken == "" && slices.Contains(strings.Split(*breaks, ","), v.invariant) {
+				f.Broken, f.Text = v.invariant, v.text
+			}
+		}
+		if *breaks == "" && f.First != "" {
+			break
+		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(f)
 }
@@ -332,17 +345,16 @@ func probe(args []string) error {
 // panicked stands for the invariant that a run breaks by a panic of the core.
 const panicked = "panic"
 
-func runSeed(c sim.Config) (broken []string, text string) {
+type violation struct{ invariant, text string }
+
+func runSeed(c sim.Config) (list []violation) {
 	defer func() {
 		if p := recover(); p != nil {
-			broken, text = []string{panicked}, fmt.Sprint(p)
+			list = []violation{{panicked, fmt.Sprint(p)}}
 		}
 	}()
 	for _, v := range sim.Run(c).Broken {
-		text = cmp.Or(text, v.String())
-		if name := v.Invariant.String(); !slices.Contains(broken, name) {
-			broken = append(broken, name)
-		}
+		list = append(list, violation{v.Invariant.String(), v.String()})
 	}
-	return broken, text
+	return list
 }

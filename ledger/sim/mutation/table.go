@@ -26,6 +26,7 @@ const (
 	genesis     = "ledger/genesis.go"
 	lthash      = "ledger/lthash.go"
 	outbox      = "ledger/votelog/outbox.go"
+	receipt     = "ledger/receipt.go"
 	votelog     = "ledger/votelog/votelog.go"
 	segment     = "ledger/votelog/segment.go"
 	domain      = "crypto/domain.go"
@@ -56,7 +57,7 @@ var mutations = []mutation{
 	{
 		name: "votes-forgotten-in-a-crash", why: "§6: a validator that restarts contradicts itself",
 		breaks: []string{"I1", "I2", "I3"},
-		edits:  []edit{{engine, "	if !e.host.IsSettled(l.Task) && !slices.Contains(e.sent[l.Task], l) {", "	if l.Kind == LockVote {"}},
+		edits:  []edit{{engine, "	if !e.host.IsSettled(l.Task) && !slices.Contains(e.sent[l.Task], l) {", "	if !e.host.IsSettled(l.Task) && !slices.Contains(e.sent[l.Task], l) && l.Kind == LockVote {"}},
 	},
 	{
 		name: "fast-commit-of-two-values", why: "§6: without all reveals there is more than one outcome, and no leader to choose",
@@ -100,7 +101,7 @@ var mutations = []mutation{
 	{
 		name: "signer-twice-in-a-certificate", why: "one Byzantine validator makes a quorum of its own votes",
 		breaks: []string{"I1", "I8", "I11", "forged"},
-		edits:  []edit{{certificate, "if i > 0 && h.Validator <= c.Proofs", "if i > 0 && h.Validator < c.Proofs"}},
+		edits:  []edit{{certificate, "if i > 0 && h.Validator == c.Proofs[i-1].Header.Statement.Validator {", "if i > 0 && h.Count == 0 {"}},
 	},
 	{
 		name: "votes-of-a-certificate-not-counted", why: "a certificate proves nothing",
@@ -110,7 +111,7 @@ var mutations = []mutation{
 	{
 		name: "merkle-path-not-checked", why: "a signed bundle proves votes that are not in it",
 		breaks: []string{"I1", "I8", "I11", "forged"},
-		edits:  []edit{{vote, "return ok && root == h.Root", "return ok || root == h.Root"}},
+		edits:  []edit{{vote, "	case root != h.Root:", "	case root.IsZero():"}},
 	},
 	{
 		name: "signatures-not-checked", why: "anybody votes for anybody",
@@ -120,7 +121,7 @@ var mutations = []mutation{
 	{
 		name: "certificate-of-another-task", why: "the votes on one task settle another",
 		breaks: []string{"I11", "forged"},
-		edits:  []edit{{verify, "	if votes.Vote != LockLeaf(task) {", "	if votes.Vote.Kind != LockVote {"}},
+		edits:  []edit{{vote, "	case l.Task != task:", "	case l.Task != task && s != StageLock:"}, {vote, "	case l.Value != value:", "	case l.Value != value && s != StageLock:"}},
 	},
 
 	// What is signed
@@ -260,7 +261,7 @@ var mutations = []mutation{
 	{
 		name: "numbers-begin-anew-after-a-restart", why: "two bundles with one number",
 		breaks: []string{"I2"},
-		edits:  []edit{{votelog, "u != nil && u.Header.Statement.Seq >= l.header.tip.seq {", "u != nil && u.Header.Statement.Seq < l.header.tip.seq {"}},
+		edits:  []edit{{votelog, "u != nil && u.Header.Statement.Seq >= l.header.tip.seq {", "u != nil && l.header.number == 0 {"}},
 	},
 	{
 		name: "marks-ignored", why: "a validator with an older log signs again what it has forgotten",
@@ -399,13 +400,12 @@ var mutations = []mutation{
 	{
 		name: "outcome-names-signers", why: "I15: whoever assembles a certificate chooses the outcome",
 		breaks: []string{"I11", "I15", "I1", "liveness", "refused"},
-		edits: []edit{{agreement, "		h := v.Hash(e.domain)\n		in.values[h] = v\n		e.vote(Leaf{FastCommit", "		v.Outcome.Seal = crypto.Sum(v.Outcome.Seal[:])\n		for _, p := range t.sealed.Votes.Proofs {\n			v.Outcome.Seal = crypto.Sum(append(v.Outcome.Seal[:], byte(p.Header.Statement.Validator)))\n		}\n		h := v.Hash(e.domain)\n		in.values[h] = v\n		e.vote(Leaf{FastCommit"},
-			{verify, "	if again.Hash(v.domain) != vote.Value {", "	if again.Kind != r.Outcome.Kind {"}},
+		edits:  []edit{{agreement, "		h := v.Hash(e.domain)\n		in.values[h] = v\n		e.vote(Leaf{FastCommit", "		v.Outcome.Seal = crypto.Sum(v.Outcome.Seal[:])\n		for _, p := range t.sealed.Votes.Proofs {\n			v.Outcome.Seal = crypto.Sum(append(v.Outcome.Seal[:], byte(p.Header.Statement.Validator)))\n		}\n		h := v.Hash(e.domain)\n		in.values[h] = v\n		e.vote(Leaf{FastCommit"}},
 	},
 	{
-		name: "receipt-not-settled-again", why: "a quorum's mistake, or its lie, is not noticed",
+		name: "outcome-of-a-receipt-not-compared", why: "whoever hands on a receipt says who is paid",
 		breaks: []string{"I11", "forged"},
-		edits:  []edit{{verify, "	if again.Hash(v.domain) != vote.Value {", "	if again.Task != task {"}},
+		edits:  []edit{{receipt, "	if !bytes.Equal(again.append(nil), r.Outcome.append(nil)) {", "	if bytes.Equal(again.append(nil), nil) {"}},
 	},
 
 	// What stops the ledger
@@ -427,7 +427,7 @@ var mutations = []mutation{
 	{
 		name: "one-validator-moves-the-round", why: "a Byzantine validator drives the others through the rounds",
 		breaks: []string{"liveness"},
-		edits: []edit{{rounds, "len(later) > f {", "len(later) > 0 {"},
+		edits: []edit{{rounds, "len(later) > f {", "len(later) > 0*f {"},
 			{rounds, "later[len(later)-1-f]", "later[len(later)-1]"}},
 	},
 	{
