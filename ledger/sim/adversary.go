@@ -26,11 +26,12 @@ func (faithful) serves(_, _ *node, _ ledger.TaskID) bool                 { retur
 
 // adversaries makes them by name.
 var adversaries = map[string]func() adversary{
-	"mute": func() adversary { return mute{} },
+	"forge": newForger,
+	"mute":  func() adversary { return mute{} },
 }
 
 // Adversaries are the names of all adversaries, ascending.
-var Adversaries = []string{"mute"}
+var Adversaries = []string{"forge", "mute"}
 
 // drawAdversaries picks up to f validators, or exactly f of the adversary with a name; "none" is none.
 func drawAdversaries(r *rand.Rand, n int, name string) []string {

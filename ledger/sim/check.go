@@ -19,31 +19,33 @@ type Invariant uint8
 
 // The invariants.
 const (
-	I1       Invariant = iota + 1 // two decided values of one instance never differ
-	I2                            // one vote on each ballot, one bundle with each number
-	I3                            // no vote of a round that was left
-	I4                            // Commit only with a quorum of Prepare
-	I5                            // nothing is sent that is not in the synced log
-	I6                            // nothing is made or lost
-	I7                            // an outcome pays out the fee exactly
-	I8                            // one lock per nonce, one outcome per task, each applied once
-	I9                            // no balance below zero
-	I10                           // the order of application changes nothing
-	I11                           // Settle run again gives the outcome
-	I12                           // a reveal opens its commitment
-	I13                           // no reveal before the seal
-	_                             // the protocol has no I14
-	I15                           // signers change nothing
-	Liveness                      // what is locked is settled once the faults stop, what can be locked is locked
-	LogOpens                      // a log opens after every crash, and is refused only if it was replaced by an older one
-	Refused                       // nobody refuses what an honest peer sends
-	Innocent                      // no proof and no contradiction of an honest validator
-	Silent                        // a validator with an older log signs nothing
-	Size                          // messages fit what carries them
+	I1        Invariant = iota + 1 // two decided values of one instance never differ
+	I2                             // one vote on each ballot, one bundle with each number
+	I3                             // no vote of a round that was left
+	I4                             // Commit only with a quorum of Prepare
+	I5                             // nothing is sent that is not in the synced log
+	I6                             // nothing is made or lost
+	I7                             // an outcome pays out the fee exactly
+	I8                             // one lock per nonce, one outcome per task, each applied once
+	I9                             // no balance below zero
+	I10                            // the order of application changes nothing
+	I11                            // Settle run again gives the outcome
+	I12                            // a reveal opens its commitment
+	I13                            // no reveal before the seal
+	_                              // the protocol has no I14
+	I15                            // signers change nothing
+	Liveness                       // what is locked is settled once the faults stop, what can be locked is locked
+	LogOpens                       // a log opens after every crash, and is refused only if it was replaced by an older one
+	Refused                        // nobody refuses what an honest peer sends
+	Innocent                       // no proof and no contradiction of an honest validator
+	Silent                         // a validator with an older log signs nothing
+	Size                           // messages fit what carries them
+	Justified                      // validators prepare the value that a justification forces, and nothing else
+	Chained                        // an order is locked after the one that it names
 	invariants
 )
 
-var invariantNames = [invariants]string{Liveness: "liveness", LogOpens: "log opens", Refused: "refused", Innocent: "innocent", Silent: "silent", Size: "size"}
+var invariantNames = [invariants]string{Liveness: "liveness", LogOpens: "log opens", Refused: "refused", Innocent: "innocent", Silent: "silent", Size: "size", Justified: "value(J)", Chained: "order chain"}
 
 // String is the number or the name.
 func (i Invariant) String() string {
@@ -73,15 +75,16 @@ func (v Violation) String() string {
 type checker struct {
 	w *world
 
-	votes   map[ledger.Leaf]uint64         // validators that cast it, as a set
-	ballots map[ballot]crypto.Hash         // honest votes
-	left    map[ballot]uint32              // the latest round that an honest validator entered; kind and round are zero
-	bundles map[bundle]crypto.Hash         // honest
-	tasks   map[bundle][]ledger.TaskID     // of their votes
-	chain   []uint64                       // number of the next bundle of each honest validator
-	decided map[instance]crypto.Hash       // what can have a certificate, or has one
-	nonces  map[nonce]ledger.TaskID        // orders that can have a lock, or have one
-	orders  map[ledger.TaskID]ledger.Order // seen on the wire
+	votes    map[ledger.Leaf]uint64         // validators that cast it, as a set
+	ballots  map[ballot]crypto.Hash         // honest votes
+	left     map[ballot]uint32              // the latest round that an honest validator entered; kind and round are zero
+	bundles  map[bundle]crypto.Hash         // honest
+	tasks    map[bundle][]ledger.TaskID     // of their votes
+	chain    []uint64                       // number of the next bundle of each honest validator
+	decided  map[instance]crypto.Hash       // what can have a certificate, or has one
+	nonces   map[nonce]ledger.TaskID        // orders that can have a lock, or have one
+	orders   map[ledger.TaskID]ledger.Order // seen on the wire
+	proposed map[candidate]bool             // with a justification that forces the value
 }
 
 type ballot struct {
@@ -111,7 +114,7 @@ func newChecker(w *world) *checker {
 	return &checker{
 		w: w, votes: map[ledger.Leaf]uint64{}, ballots: map[ballot]crypto.Hash{}, left: map[ballot]uint32{},
 		bundles: map[bundle]crypto.Hash{}, tasks: map[bundle][]ledger.TaskID{}, chain: make([]uint64, w.n), decided: map[instance]crypto.Hash{},
-		nonces: map[nonce]ledger.TaskID{}, orders: map[ledger.TaskID]ledger.Order{},
+		nonces: map[nonce]ledger.TaskID{}, orders: map[ledger.TaskID]ledger.Order{}, proposed: map[candidate]bool{},
 	}
 }
 
@@ -164,6 +167,8 @@ func (c *checker) onWire(from *node, e *envelope) {
 	switch m := e.message.(type) {
 	case *ledger.OrderMessage:
 		c.orders[e.task] = m.Order.Statement
+	case *ledger.Proposal:
+		c.onProposal(from, m)
 	case *ledger.Bundle:
 		c.onBundle(m)
 	}
@@ -220,6 +225,8 @@ func (c *checker) onVote(v int, l ledger.Leaf) {
 			c.holds(!again || known == l.Task, I8, v, "orders %s and %s with one nonce can both be locked", w.task(known), w.task(l.Task))
 			c.nonces[at] = l.Task
 		}
+	case ledger.Prepare:
+		c.prepared(v, l)
 	case ledger.Commit:
 		p := l
 		p.Kind = ledger.Prepare
@@ -461,8 +468,10 @@ func (c *checker) atEnd() {
 			first = n
 		}
 		c.complete(n, first)
+		c.chained(n)
 	}
 	c.reordered(first)
+	c.plainly(first)
 }
 
 // complete checks one peer's ledger and every receipt in it.

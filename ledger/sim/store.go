@@ -122,3 +122,18 @@ func (s *store) settledList() (list []*ledger.Receipt) {
 	}
 	return list
 }
+
+// lockedList returns the tasks that were locked, in the order in which they were.
+func (s *store) lockedList() (list []ledger.TaskID) {
+	for _, c := range s.list {
+		switch c := c.(type) {
+		case *ledger.LockCert:
+			list = append(list, c.Votes.Vote.Task)
+		case *ledger.Receipt:
+			if s.locks[c.Task()] == nil {
+				list = append(list, c.Task())
+			}
+		}
+	}
+	return list
+}

@@ -1,7 +1,7 @@
 // Package naive is a second implementation of Settle and of what makes a receipt valid, written from docs/protocol.md alone.
 // It is slow and plain on purpose: big integers, maps, strings of bytes, one signature at a time. Tests of package
 // ledger compare the real implementation with it. It shares no code with package ledger; from package crypto it takes
-// the verification of a signature and the names of hash and key. Nothing but tests may import it.
+// the verification of a signature and the names of hash and key. Nothing but tests and the simulator may import it.
 package naive
 
 import (
