@@ -66,16 +66,21 @@ const minBatch = 4
 // signatures are valid. It accepts exactly what [Verifier.Verify] accepts.
 func (v *Verifier) VerifyAll(claims []Claim) (bad []int) {
 	digests, open := make([]Hash, len(claims)), make([]int, 0, len(claims))
+	holds := make(map[Hash]bool, len(claims)) // of those that are not proven; certificates repeat some
 	for i, c := range claims {
-		if digests[i] = c.digest(); !v.proven.Contains(digests[i]) {
+		digests[i] = c.digest()
+		if _, again := holds[digests[i]]; !again && !v.proven.Contains(digests[i]) {
 			open = append(open, i)
+			holds[digests[i]] = false
 		}
 	}
-	valid := v.check(claims, open)
-	for k, i := range open {
-		if valid[k] {
-			v.proven.Add(digests[i], struct{}{})
-		} else {
+	for k, valid := range v.check(claims, open) {
+		if holds[digests[open[k]]] = valid; valid {
+			v.proven.Add(digests[open[k]], struct{}{})
+		}
+	}
+	for i := range claims {
+		if valid, checked := holds[digests[i]]; checked && !valid {
 			bad = append(bad, i)
 		}
 	}

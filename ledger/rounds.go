@@ -60,13 +60,15 @@ func readPrepared(r *crypto.Reader) *Prepared {
 }
 
 // RoundChange is a NewRound vote with what it stands for: all that the validator knows of the instance.
-// The proof is that of a leaf whose value is the hash of the rest.
+// The vote binds it to what it says it holds. The certificates and signatures that prove this are not
+// bound: any quorum's do (I15).
 type RoundChange struct {
 	Task     TaskID
 	Stage    Stage
 	Round    uint32
 	Fast     bool              // it sent FastCommit; then all reveals are here
 	Prepared *Prepared         // the highest prepared certificate that it holds, if any
+	Claim    *Leaf             // in a justification, instead of a Prepared that another one is above: its vote
 	Commits  SealValue         // seal: the score commitments that it holds
 	Reveals  []RevealedOpening // settle: the openings that it holds, ascending by member
 	Lock     *LockCert         // seal: so that whoever missed it can join
@@ -76,25 +78,51 @@ type RoundChange struct {
 
 func (m *RoundChange) validator() uint16 { return m.Proof.Header.Statement.Validator }
 
-// Leaf is the vote that proves m.
-func (m *RoundChange) Leaf(d crypto.Domain) Leaf {
-	return Leaf{NewRound, m.Task, m.Stage, m.Round, d.Hash(kindRoundChange, m.appendBody(nil))}
+// claim is the vote of the prepared certificate that the validator says it holds, nil if none.
+func (m *RoundChange) claim() *Leaf {
+	if m.Prepared != nil {
+		return &m.Prepared.Votes.Vote
+	}
+	return m.Claim
 }
 
-func (m *RoundChange) appendBody(b []byte) []byte {
+// Leaf is the vote that proves m.
+func (m *RoundChange) Leaf(d crypto.Domain) Leaf {
+	b := append(m.appendHead(nil), boolByte(m.Fast))
+	b = appendClaim(b, m.claim())
+	if m.Stage == StageSeal {
+		b = m.Commits.appendStatements(b)
+	} else {
+		b = appendReveals(b, m.Reveals)
+	}
+	return Leaf{NewRound, m.Task, m.Stage, m.Round, d.Hash(kindRoundChange, b)}
+}
+
+func (m *RoundChange) appendHead(b []byte) []byte {
 	b = append(append(b, m.Task[:]...), byte(m.Stage))
-	b = binary.BigEndian.AppendUint32(b, m.Round)
-	b = append(b, boolByte(m.Fast), boolByte(m.Prepared != nil))
+	return binary.BigEndian.AppendUint32(b, m.Round)
+}
+
+func appendClaim(b []byte, l *Leaf) []byte {
+	b = append(b, boolByte(l != nil))
+	if l != nil {
+		b = append(binary.BigEndian.AppendUint32(b, l.Round), l.Value[:]...)
+	}
+	return b
+}
+
+func (m *RoundChange) append(b []byte) []byte {
+	b = append(m.appendHead(b), boolByte(m.Fast), boolByte(m.Prepared != nil))
 	if m.Prepared != nil {
 		b = m.Prepared.append(b)
 	}
 	if m.Stage == StageSeal {
-		return m.Lock.append(m.Commits.append(b))
+		b = m.Lock.append(m.Commits.append(b))
+	} else {
+		b = m.Seal.append(appendReveals(b, m.Reveals))
 	}
-	return m.Seal.append(appendReveals(b, m.Reveals))
+	return m.Proof.append(b)
 }
-
-func (m *RoundChange) append(b []byte) []byte { return m.Proof.append(m.appendBody(b)) }
 
 func readRoundChange(r *crypto.Reader) *RoundChange {
 	m := &RoundChange{Task: r.Hash(), Stage: Stage(r.Uint8()), Round: r.Uint32(), Fast: readBool(r)}
@@ -120,31 +148,13 @@ func readRoundChange(r *crypto.Reader) *RoundChange {
 type Proposal struct {
 	Round         uint32
 	Value         Value
-	Justification []*RoundChange // ascending by validator, each once
+	Justification []*RoundChange // ascending by validator, each once; they share their certificates
 	Proof         VoteProof
 }
 
 // Leaf is the vote that proves m.
 func (m *Proposal) Leaf(d crypto.Domain) Leaf {
 	return Leaf{Propose, m.Value.Task, m.Value.Stage, m.Round, m.Value.Hash(d)}
-}
-
-func (m *Proposal) append(b []byte) []byte {
-	b = m.Value.append(binary.BigEndian.AppendUint32(b, m.Round))
-	b = crypto.AppendCount(b, len(m.Justification))
-	for _, j := range m.Justification {
-		b = j.append(b)
-	}
-	return m.Proof.append(b)
-}
-
-func readProposal(r *crypto.Reader) *Proposal {
-	m := &Proposal{Round: r.Uint32(), Value: *readValue(r)}
-	for range r.Count(MaxValidators, 32) {
-		m.Justification = append(m.Justification, readRoundChange(r))
-	}
-	m.Proof = readVoteProof(r)
-	return m
 }
 
 func boolByte(v bool) byte {
@@ -215,6 +225,9 @@ func (v *Verifier) roundChangeClaims(m *RoundChange) ([]crypto.Claim, error) {
 		return nil, err
 	}
 	claims := []crypto.Claim{c}
+	if l := m.Claim; l != nil && l.Round >= m.Round {
+		return nil, malformed("round change that reports a prepared certificate of round %d", l.Round)
+	}
 	if m.Prepared != nil {
 		more, err := v.preparedClaims(m.Prepared, m.Task, m.Stage, m.Round)
 		if err != nil {
@@ -274,7 +287,11 @@ func (v *Verifier) proposal(m *Proposal) error {
 		return err
 	}
 	claims = append(claims, c)
+	highest := highestPrepared(m.Justification)
 	for i, j := range m.Justification {
+		if j.Claim != nil && (highest == nil || j.Claim.Round > highest.Votes.Vote.Round) {
+			return malformed("validator %d reports a prepared certificate of round %d, which the proposal does not prove", j.validator(), j.Claim.Round)
+		}
 		if j.Task != m.Value.Task || j.Stage != m.Value.Stage || j.Round != m.Round || i > 0 && j.validator() <= m.Justification[i-1].validator() {
 			return malformed("round changes of a proposal are not of its round, ascending by validator")
 		}
@@ -291,13 +308,7 @@ func (v *Verifier) proposal(m *Proposal) error {
 // certificate in J; else (2, 3) for settle what follows from all reveals in J, which are complete if
 // a member of J sent FastCommit; for seal all commitments in J of members that have one there.
 func Justified(g *Genesis, d crypto.Domain, task TaskID, s Stage, o Order, j []*RoundChange) Value {
-	var highest *Prepared
-	for _, m := range j {
-		if m.Prepared != nil && (highest == nil || m.Prepared.Votes.Vote.Round > highest.Votes.Vote.Round) {
-			highest = m.Prepared
-		}
-	}
-	if highest != nil {
+	if highest := highestPrepared(j); highest != nil {
 		return highest.Value
 	}
 	v := Value{Task: task, Stage: s}
@@ -315,6 +326,15 @@ func Justified(g *Genesis, d crypto.Domain, task TaskID, s Stage, o Order, j []*
 		v.Outcome = Settle(g, d, task, o, j[0].Seal.Value, reveals)
 	}
 	return v
+}
+
+func highestPrepared(j []*RoundChange) (highest *Prepared) {
+	for _, m := range j {
+		if m.Prepared != nil && (highest == nil || m.Prepared.Votes.Vote.Round > highest.Votes.Vote.Round) {
+			highest = m.Prepared
+		}
+	}
+	return highest
 }
 
 // unionCommits collects the commitments of members that made exactly one.

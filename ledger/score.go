@@ -148,11 +148,15 @@ type SealValue []Signed[ScoreCommit]
 
 // Hash is H(S).
 func (s SealValue) Hash(d crypto.Domain) crypto.Hash {
-	b := crypto.AppendCount(nil, len(s))
+	return d.Hash(kindSealValue, s.appendStatements(nil))
+}
+
+func (s SealValue) appendStatements(b []byte) []byte {
+	b = crypto.AppendCount(b, len(s))
 	for _, c := range s {
 		b = c.Statement.append(b)
 	}
-	return d.Hash(kindSealValue, b)
+	return b
 }
 
 func (s SealValue) append(b []byte) []byte {
