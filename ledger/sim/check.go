@@ -260,7 +260,8 @@ func (c *checker) leaves(n *node, m ledger.Message) {
 		}
 	case *ledger.Signed[ledger.ScoreCommit]:
 		if int(m.Statement.Member) == n.self {
-			c.holds(n.disk.holds(m.Statement.Commitment[:]), I5, n.index, "a score commitment is sent and its secret not in the synced log")
+			purged := n.store.receipts[m.Statement.Task] != nil // settled while it waited to be sent again
+			c.holds(purged || n.disk.holds(m.Statement.Commitment[:]), I5, n.index, "a score commitment is sent and its secret not in the synced log")
 		}
 	case *ledger.Signed[ledger.Reveal]:
 		if int(m.Statement.Member) == n.self {
