@@ -42,10 +42,11 @@ const (
 	Size                           // messages fit what carries them
 	Justified                      // validators prepare the value that a justification forces, and nothing else
 	Chained                        // an order is locked after the one that it names
+	Foreign                        // what was signed in another network or epoch is refused
 	invariants
 )
 
-var invariantNames = [invariants]string{Liveness: "liveness", LogOpens: "log opens", Refused: "refused", Innocent: "innocent", Silent: "silent", Size: "size", Justified: "value(J)", Chained: "order chain"}
+var invariantNames = [invariants]string{Liveness: "liveness", LogOpens: "log opens", Refused: "refused", Innocent: "innocent", Silent: "silent", Size: "size", Justified: "value(J)", Chained: "order chain", Foreign: "foreign"}
 
 // String is the number or the name.
 func (i Invariant) String() string {
@@ -334,6 +335,11 @@ func (c *checker) logOf(n *node, d *disk) votelog.Config {
 	return votelog.Config{Genesis: c.w.genesis, Self: n.self, Disk: d.copySynced(), Segment: c.w.segment}
 }
 
+// foreign looks at a message that was signed in another network.
+func (c *checker) foreign(e *envelope) {
+	c.holds(e.err != nil, Foreign, -1, "%s of another network or epoch is accepted", c.w.describe(e.message))
+}
+
 // aheadOf reports whether so many hold more of a validator's bundles than an older log of it that any q−1
 // of the others include one of them.
 func (c *checker) aheadOf(n *node, old *disk) bool {
@@ -393,7 +399,7 @@ func (c *checker) contradiction(n *node, p ledger.Progress) {
 	}
 	culprit := p.Proof.Orders[0].Statement.Payer
 	guilty := slices.ContainsFunc(c.w.payers, func(y *payer) bool { return y.key.Public() == culprit && y.equivocate })
-	c.holds(guilty || c.w.stranger(culprit), Innocent, n.index, "accuses an honest payer: %s", p.Reason)
+	c.holds(guilty || stranger(culprit), Innocent, n.index, "accuses an honest payer: %s", p.Reason)
 }
 
 // lockedAnywhere reports whether an honest node has applied the lock of a task.

@@ -208,6 +208,9 @@ func (n *node) check(from int, m *ledger.Mark) {
 	if from < 0 || n.w.nodes[from].self < 0 {
 		return
 	}
+	if n.evil != nil {
+		m = &ledger.Mark{Validator: m.Validator} // it signs whatever others saw of it
+	}
 	n.do(func() {
 		if err := n.Mark(from, m); err != nil && n.honest() {
 			n.w.check.broken(LogOpens, n.index, "an honest log is refused: %v", err)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -29,18 +30,18 @@ var Sizes = []int{1, 4, 5, 6, 7, 10, 16}
 
 // drawSize prefers small committees: most of what can go wrong does so in four.
 func drawSize(r *rand.Rand) int {
-	switch k := r.IntN(100); {
-	case k < 4:
+	switch k := r.IntN(1000); {
+	case k < 30:
 		return 1
-	case k < 72:
+	case k < 760:
 		return 4
-	case k < 80:
+	case k < 840:
 		return 5
-	case k < 87:
+	case k < 910:
 		return 6
-	case k < 95:
+	case k < 970:
 		return 7
-	case k < 99:
+	case k < 994:
 		return 10
 	}
 	return 16
@@ -70,29 +71,18 @@ type keySet struct {
 	validators, accounts, payers, workers []crypto.PrivateKey
 }
 
-var keys = makeKeys()
+var keys = keySet{makeKeysOf("validator", 16), makeKeysOf("account", 16), makeKeysOf("payer", 3), makeKeysOf("worker", 4)}
 
-func makeKeys() (k keySet) {
-	make := func(name string, n int) (list []crypto.PrivateKey) {
-		for i := range n {
-			seed := crypto.Sum(fmt.Appendf(nil, "simulated %s %d", name, i))
-			key, err := crypto.GenerateKey(&reader{seed[:]})
-			if err != nil {
-				panic(err) // 32 bytes are there
-			}
-			list = append(list, key)
+func makeKeysOf(name string, n int) (list []crypto.PrivateKey) {
+	for i := range n {
+		seed := crypto.Sum(fmt.Appendf(nil, "simulated %s %d", name, i))
+		key, err := crypto.GenerateKey(bytes.NewReader(seed[:]))
+		if err != nil {
+			panic(err) // 32 bytes are there
 		}
-		return list
+		list = append(list, key)
 	}
-	return keySet{make("validator", 16), make("account", 16), make("payer", 3), make("worker", 4)}
-}
-
-type reader struct{ b []byte }
-
-func (r *reader) Read(p []byte) (int, error) {
-	n := copy(p, r.b)
-	r.b = r.b[n:]
-	return n, nil
+	return list
 }
 
 func drawPlan(c Config) (p plan, r *rand.Rand) {

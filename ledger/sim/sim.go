@@ -85,7 +85,7 @@ func (w *world) populate(seed uint64) {
 		if i == w.n {
 			n.self, n.name = -1, "f"
 		} else if name := w.evil[i]; name != "" {
-			n.evil = adversaries[name]()
+			n.evil = newAdversary(name)
 			w.result.Adversaries = append(w.result.Adversaries, name)
 		}
 		if w.faults&Skew != 0 {
