@@ -159,10 +159,35 @@ func TestValidatorWithAnOldVoteLogDoesNotSign(t *testing.T) {
 			t.Errorf("settled with a validator that forgot its votes: %+v", s)
 		}
 	}
-	if s := n.status().Peers[3]; s.State != devnet.Up { // it follows
+	if s := n.status().Peers[3]; s.State != devnet.Up || !strings.Contains(s.Refusal, "the vote log lacks votes") { // it follows
 		t.Errorf("validator-4: %+v", s)
 	}
 	n.waitEqual(5)
+	n.stop()
+}
+
+func TestValidatorThatLostItsLedgerSignsAgainOnceItHasCaughtUp(t *testing.T) {
+	u := newUser(t)
+	n := u.processes(4, 1)
+	for i := range 3 {
+		n.askQuick(i)
+	}
+	n.order("stop", "validator-4")
+	if err := os.RemoveAll(filepath.Join(n.card.Dir, "validator-4", "ledger")); err != nil {
+		t.Fatal(err)
+	}
+	n.order("start", "validator-4")
+	n.waitEqual(3)
+	u.until("validator-4 takes part again", func() bool {
+		if r := n.status().Peers[3].Refusal; r != "" { // votes of settled tasks were purged
+			if !strings.Contains(r, "started again") {
+				t.Fatalf("validator-4 refuses: %s", r)
+			}
+			n.order("stop", "validator-4")
+			n.order("start", "validator-4")
+		}
+		return tookPart(n.askQuick(10), 4)
+	})
 	n.stop()
 }
 

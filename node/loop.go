@@ -73,6 +73,9 @@ func newLoop(n *Node) (*loop, error) {
 	if l.Outbox, err = votelog.NewOutbox(c); err != nil {
 		return nil, err
 	}
+	if _, err := l.Signing(); err != nil {
+		n.refuse(err)
+	}
 	return l, nil
 }
 
@@ -103,7 +106,7 @@ func (l *loop) receive(from peer.ID, v ledger.Verified) {
 		}
 		l.do(func(*ledger.Engine) {
 			if err := l.Mark(validator, m); err != nil {
-				l.node.log.Error("this validator does not sign", "error", err)
+				l.node.refuse(err)
 			}
 		})
 	default:

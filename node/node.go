@@ -60,6 +60,7 @@ type Node struct {
 
 	failMu  sync.Mutex
 	failure error
+	refusal error
 }
 
 // config is what the options set.
@@ -285,6 +286,23 @@ func (n *Node) fail(err error) {
 	}
 	n.failMu.Unlock()
 	n.cancel()
+}
+
+// refuse notes that this validator signs nothing any more.
+func (n *Node) refuse(err error) {
+	n.failMu.Lock()
+	defer n.failMu.Unlock()
+	n.refusal = err
+	n.log.Error("this validator does not sign", "error", err)
+}
+
+// Refusal returns why this validator signs nothing any more: its vote log or its ledger was restored or lost (the
+// error wraps votelog.ErrBehind or votelog.ErrLedgerBehind). It follows the others all the same. It is nil if
+// nothing is known that keeps the validator from signing.
+func (n *Node) Refusal() error {
+	n.failMu.Lock()
+	defer n.failMu.Unlock()
+	return n.refusal
 }
 
 // Done is closed when the node has been closed or had to stop; Err tells why.

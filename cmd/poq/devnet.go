@@ -281,6 +281,9 @@ func printPeers(w io.Writer, s control.Status) {
 		if p.Reason != "" {
 			fmt.Fprintf(w, "%s is down: %s\n", p.Name, p.Reason)
 		}
+		if p.Refusal != "" {
+			fmt.Fprintf(w, "%s signs nothing: %s\n", p.Name, p.Refusal)
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -62,12 +61,8 @@ func (f peerFlags) arguments(role devnet.Role) []string {
 }
 
 func runPeer(c *cobra.Command, f peerFlags) (err error) {
-	ctx, cancel := context.WithCancel(c.Context())
+	ctx, cancel := devnet.Parent(c.Context(), c.InOrStdin())
 	defer cancel()
-	go func() { // the process that started this one holds the other end: it asks this one to end, or has died
-		_, _ = io.Copy(io.Discard, c.InOrStdin())
-		cancel()
-	}()
 	var opts []node.Option
 	if c.Flags().Changed("judge-model") {
 		judge, closeJudge, e := loadJudge(ctx, f.model)
@@ -104,12 +99,9 @@ func runPeer(c *cobra.Command, f peerFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
 	debug.FreeOSMemory() // loading took more than running does
-	hurry, stop := context.WithTimeout(ctx, f.look.Most)
-	if err := p.Node.WaitReady(hurry, f.look.Others); err != nil {
+	if err := p.Announce(ctx, f.look, c.OutOrStdout()); err != nil {
 		log.Debug("not all peers are seen yet", "error", err)
 	}
-	stop()
-	fmt.Fprintln(c.OutOrStdout(), devnet.ReadyLine)
 	select {
 	case <-ctx.Done():
 		return nil

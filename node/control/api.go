@@ -36,8 +36,9 @@ type PeerInfo struct {
 	Addrs   []string         `json:"addrs"`
 	Engine  string           `json:"engine,omitempty"` // a worker's
 	State   devnet.State     `json:"state"`
-	PID     int              `json:"pid,omitempty"`    // 0 when it is down
-	Reason  string           `json:"reason,omitempty"` // why it is down
+	PID     int              `json:"pid,omitempty"`     // 0 when it is down
+	Reason  string           `json:"reason,omitempty"`  // why it is down
+	Refusal string           `json:"refusal,omitempty"` // why a validator signs nothing any more
 }
 
 // AskRequest asks for answers. Zero values stand for the node's defaults.

@@ -75,6 +75,9 @@ func (x *proxy) info(p devnet.Process) PeerInfo {
 	x.mu.Unlock()
 	info.Name, info.Role, info.Account, info.PeerID, info.Addrs = p.Name, string(p.Role), p.Account, p.PeerID.String(), []string{p.Addr}
 	info.State, info.PID, info.Reason = p.State, p.PID, p.Reason
+	if p.State == devnet.Down {
+		info.Refusal = "" // the next start shows
+	}
 	return info
 }
 

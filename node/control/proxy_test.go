@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -15,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node"
@@ -26,12 +26,8 @@ const peerVariable = "POQ_TEST_PEER"
 
 // childPeer runs a peer like poq peer run, with a judge and an engine of the tests.
 func childPeer(args []string) error {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := devnet.Parent(context.Background(), os.Stdin)
 	defer cancel()
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		cancel()
-	}()
 	var opts []node.Option
 	switch args[1][:3] {
 	case "val":
@@ -49,10 +45,9 @@ func childPeer(args []string) error {
 	}
 	others, err := strconv.Atoi(args[3])
 	if err == nil {
-		err = p.Node.WaitReady(ctx, others)
+		err = p.Announce(ctx, devnet.Look{Others: others, Most: time.Minute}, os.Stdout)
 	}
 	if err == nil {
-		fmt.Println(devnet.ReadyLine)
 		<-ctx.Done()
 	}
 	return errors.Join(err, s.Close(), p.Node.Close())

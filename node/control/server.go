@@ -162,6 +162,9 @@ func (s *Server) Status() Status {
 		if e := p.Node.Engine(); e != nil {
 			info.Engine = e.Name()
 		}
+		if err := p.Node.Refusal(); err != nil {
+			info.Refusal = err.Error()
+		}
 		st.Peers = append(st.Peers, info)
 	}
 	return st

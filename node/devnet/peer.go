@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -52,6 +53,30 @@ func StartPeer(ctx context.Context, dir, name string, log *slog.Logger, opts ...
 	}
 	return self, nil
 }
+
+// Parent returns a context that ends when in does. A process that runs a peer reads its stdin, of which the one that
+// started it holds the other end: when that one wants the peer to end, or dies, the pipe closes.
+func Parent(ctx context.Context, in io.Reader) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		cancel()
+	}()
+	return ctx, cancel
+}
+
+// Announce looks for other peers and then tells the process that started this one, on out, that the peer is ready. It
+// returns an error if it has not found all of them; the peer is of use all the same.
+func (p *Peer) Announce(ctx context.Context, look Look, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, look.Most)
+	defer cancel()
+	err := p.Node.WaitReady(ctx, look.Others)
+	_, e := fmt.Fprintln(out, readyLine)
+	return errors.Join(err, e)
+}
+
+// readyLine is what the process of a peer writes to stdout when it is ready.
+const readyLine = "ready"
 
 // Ports of peers that run as processes lie below those that systems hand out to outgoing connections (from 32768
 // on Linux, 49152 elsewhere), so that nobody takes one by chance while its peer is down.

@@ -30,8 +30,8 @@ type ProcessConfig struct {
 	Judge crypto.Hash
 	// Seed makes the keys of a new network, and so its accounts; nil draws them at random.
 	Seed *uint64
-	// Command returns the command that runs a peer with StartPeer. It is given pipes: it writes [ReadyLine]
-	// to stdout once the peer has looked for others, and ends when its stdin does.
+	// Command returns the command that runs a peer with StartPeer and ends when [Parent] says so. It is given pipes
+	// for stdin and stdout, the latter for Peer.Announce.
 	Command func(p Peer, look Look) *exec.Cmd
 	// Stderr gets what peers write to theirs, each line behind the peer's name.
 	Stderr io.Writer
@@ -45,9 +45,6 @@ type Look struct {
 	Others int
 	Most   time.Duration
 }
-
-// ReadyLine is what a peer's process writes to stdout when it is ready.
-const ReadyLine = "ready"
 
 // State says whether a peer runs.
 type State string
@@ -258,7 +255,7 @@ func (d *Processes) spawn(p *process, look Look) (*run, error) {
 	p.info.State, p.info.PID, p.info.Reason = Starting, cmd.Process.Pid, ""
 	go func() {
 		in := bufio.NewScanner(stdout)
-		if in.Scan() && in.Text() == ReadyLine {
+		if in.Scan() && in.Text() == readyLine {
 			p.mu.Lock()
 			p.info.State = Up
 			p.mu.Unlock()

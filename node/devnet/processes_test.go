@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -14,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -38,12 +38,8 @@ func TestMain(m *testing.M) {
 }
 
 func childPeer(args []string) error {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := Parent(context.Background(), os.Stdin)
 	defer cancel()
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		cancel()
-	}()
 	var opts []node.Option
 	switch args[1][:3] {
 	case "val":
@@ -55,13 +51,12 @@ func childPeer(args []string) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprintln(os.Stderr, "hello")
 	others, err := strconv.Atoi(args[2])
 	if err == nil {
-		err = p.Node.WaitReady(ctx, others)
+		err = p.Announce(ctx, Look{others, time.Minute}, os.Stdout)
 	}
 	if err == nil {
-		fmt.Fprintln(os.Stderr, "hello")
-		fmt.Println(ReadyLine)
 		<-ctx.Done()
 	}
 	return errors.Join(err, p.Node.Close())
