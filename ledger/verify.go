@@ -67,6 +67,8 @@ func readMark(r *crypto.Reader) *Mark {
 const (
 	MaxMessage = 192 << 10
 	MaxFrame   = 1 << 20
+	// usualMessage is the room that Encode begins with: enough for a bundle of a few votes.
+	usualMessage = 512
 )
 
 // Topic groups messages: one gossip topic each. TopicVotes stands for the direct streams between
@@ -161,7 +163,7 @@ func Encode(m Message) (Topic, []byte) {
 	default:
 		panic(fmt.Sprintf("ledger: no message: %T", m))
 	}
-	return topicOf(typ), m.append([]byte{typ})
+	return topicOf(typ), m.append(append(make([]byte, 0, usualMessage), typ))
 }
 
 // Decode reads a message from bytes that a peer sent on a topic. It checks the form alone, which is

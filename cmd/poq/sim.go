@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -187,6 +188,7 @@ func (f *simFlags) many(ctx context.Context, out, progress io.Writer, asJSON boo
 		running.Wait()
 		close(results)
 	}()
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // a run makes much garbage and keeps little
 	begin := time.Now()
 	told := begin
 	for r := range results {

@@ -86,6 +86,9 @@ type checker struct {
 	nonces   map[nonce]ledger.TaskID        // orders that can have a lock, or have one
 	orders   map[ledger.TaskID]ledger.Order // seen on the wire
 	proposed map[candidate]bool             // with a justification that forces the value
+
+	changed  bool // some node's ledger, or which nodes are up
+	complete bool // done, when that last changed
 }
 
 type ballot struct {
@@ -134,11 +137,16 @@ func (c *checker) broken(i Invariant, node int, format string, args ...any) {
 
 // holds counts a check, and reports whether it held.
 func (c *checker) holds(ok bool, i Invariant, node int, format string, args ...any) bool {
-	c.w.result.Checked[i]++
-	if !ok {
+	if c.fails(i, ok) {
 		c.broken(i, node, format, args...)
 	}
 	return ok
+}
+
+// fails counts a check where it is made often: only when it fails is there something to say.
+func (c *checker) fails(i Invariant, ok bool) bool {
+	c.w.result.Checked[i]++
+	return !ok
 }
 
 // byzantine is the number of validators that may sign whatever they like.
@@ -205,11 +213,15 @@ func (c *checker) onVote(v int, l ledger.Leaf) {
 	w := c.w
 	b := ballot{v, l.Kind, l.Task, l.Stage, l.Round}
 	known, again := c.ballots[b]
-	c.holds(!again || known == l.Value, I2, v, "two votes: %s, before for %s", w.leaf(l), known.Short())
+	if c.fails(I2, !again || known == l.Value) {
+		c.broken(I2, v, "two votes: %s, before for %s", w.leaf(l), known.Short())
+	}
 	c.ballots[b] = l.Value
 	if l.Stage != ledger.StageLock {
 		in := ballot{validator: v, task: l.Task, stage: l.Stage}
-		c.holds(l.Round >= c.left[in], I3, v, "%s after it entered round %d", w.leaf(l), c.left[in])
+		if c.fails(I3, l.Round >= c.left[in]) {
+			c.broken(I3, v, "%s after it entered round %d", w.leaf(l), c.left[in])
+		}
 		if l.Kind == ledger.NewRound && l.Round > c.left[in] {
 			c.left[in] = l.Round
 			w.result.Rounds = max(w.result.Rounds, int(l.Round))
@@ -244,7 +256,9 @@ func (c *checker) onVote(v int, l ledger.Leaf) {
 func (c *checker) decide(v int, task ledger.TaskID, s ledger.Stage, value crypto.Hash) {
 	in := instance{task, s}
 	known, again := c.decided[in]
-	c.holds(!again || known == value, I1, v, "%v of %s decides %s and %s", s, c.w.task(task), known.Short(), value.Short())
+	if c.fails(I1, !again || known == value) {
+		c.broken(I1, v, "%v of %s decides %s and %s", s, c.w.task(task), known.Short(), value.Short())
+	}
 	c.decided[in] = value
 }
 
@@ -369,11 +383,13 @@ func (c *checker) aheadOf(n *node, old *disk) bool {
 
 // locked and settled look at every certificate that is applied.
 func (c *checker) locked(n *node, l *ledger.LockCert, err error) {
+	c.changed = true
 	c.holds(err == nil, I8, n.index, "lock of %s: %v", c.w.task(l.Votes.Vote.Task), err)
 	c.balanced(n)
 }
 
 func (c *checker) settled(n *node, r *ledger.Receipt, err error) {
+	c.changed = true
 	c.holds(err == nil, I8, n.index, "settling %s: %v", c.w.task(r.Task()), err)
 	c.decide(n.index, r.Task(), ledger.StageSeal, r.Seal.Votes.Vote.Value)
 	c.decide(n.index, r.Task(), ledger.StageSettle, r.Settle.Vote.Value)
@@ -416,12 +432,12 @@ func (c *checker) lockedAnywhere(id ledger.TaskID) bool {
 
 // done reports whether every honest peer has settled what is locked anywhere, and nothing can be locked.
 func (c *checker) done() bool {
-	for _, n := range c.w.nodes {
-		if n.honest() && !n.up {
-			return false
-		}
+	if !c.changed {
+		return c.complete
 	}
-	return len(c.unsettled()) == 0 && len(c.unlocked()) == 0
+	c.changed = false
+	c.complete = !slices.ContainsFunc(c.w.nodes, func(n *node) bool { return n.honest() && !n.up }) && len(c.unsettled()) == 0 && len(c.unlocked()) == 0
+	return c.complete
 }
 
 // unsettled lists tasks that are locked at some honest peer and not settled at all of them.
@@ -474,15 +490,15 @@ func (c *checker) atEnd() {
 		if first == nil {
 			first = n
 		}
-		c.complete(n, first)
+		c.whole(n, first)
 		c.chained(n)
 	}
 	c.reordered(first)
 	c.plainly(first)
 }
 
-// complete checks one peer's ledger and every receipt in it.
-func (c *checker) complete(n, first *node) {
+// whole checks one peer's ledger and every receipt in it.
+func (c *checker) whole(n, first *node) {
 	w, s := c.w, n.store.state
 	err := s.CheckComplete()
 	c.holds(err == nil, I9, n.index, "%v", err)

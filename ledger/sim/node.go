@@ -49,6 +49,7 @@ func (n *node) start() {
 	w := n.w
 	n.up, n.dying, n.fuse, n.flushing, n.syncing = true, false, 0, false, false
 	n.life++
+	w.check.changed = true
 	n.got, n.asked = nil, map[ledger.TaskID]time.Duration{}
 	n.Outbox = nil
 	n.engine = ledger.NewEngine(w.genesis, n.self, n)
@@ -101,7 +102,12 @@ func (n *node) every(d time.Duration) {
 		if n.reaches(other) {
 			for _, r := range other.store.settledList() {
 				if n.store.receipts[r.Task()] == nil {
-					n.fetched(other, r)
+					n.fetched(other, r.Task(), r)
+				}
+			}
+			for _, l := range other.store.open() {
+				if id := l.Votes.Vote.Task; n.store.locks[id] == nil && n.store.receipts[id] == nil {
+					n.fetched(other, id, l)
 				}
 			}
 		}
@@ -113,12 +119,12 @@ func (n *node) reaches(o *node) bool {
 	return o != n && o.up && n.w.links[n.index][o.index].blocked == 0 && n.w.links[o.index][n.index].blocked == 0
 }
 
-// fetched has a receipt arrive that was asked for.
-func (n *node) fetched(from *node, r *ledger.Receipt) {
-	if from.evil != nil && !from.evil.serves(from, n, r.Task()) {
+// fetched has a certificate of a task arrive that was asked for.
+func (n *node) fetched(from *node, id ledger.TaskID, cert ledger.Message) {
+	if from.evil != nil && !from.evil.serves(from, n, id) {
 		return
 	}
-	e, life := n.w.pack(from, r), n.life
+	e, life := n.w.pack(from, cert), n.life
 	n.w.after(n.w.delay()+n.w.delay(), func() {
 		if n.up && n.life == life {
 			n.receive(from.index, e)
@@ -235,6 +241,7 @@ func (n *node) crash() {
 	w := n.w
 	n.up, n.fuse, n.dying = false, 0, false
 	n.amnesia = true
+	w.check.changed = true
 	n.Outbox = nil
 	w.tell(n, "crash", "")
 	if n.self >= 0 {
@@ -323,7 +330,7 @@ func (n *node) Fetch(id ledger.TaskID) {
 	for range 3 {
 		other := n.w.nodes[n.w.random.IntN(len(n.w.nodes))]
 		if r, ok := other.store.receipts[id]; ok && n.reaches(other) {
-			n.fetched(other, r)
+			n.fetched(other, id, r)
 			return
 		}
 	}
