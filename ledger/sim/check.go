@@ -168,7 +168,7 @@ func (c *checker) possible(l ledger.Leaf) bool {
 			honest++
 		}
 	}
-	return honest > 0 && honest+c.byzantine() >= c.w.genesis.Quorum()
+	return honest > 0 && honest+c.byzantine() >= quorum(c.w.n)
 }
 
 // onWire looks at a message when it is first sent.

@@ -199,13 +199,13 @@ func (m mutation) try(ctx context.Context, root, dir string, seeds uint64) verdi
 		return fail("%v", err)
 	}
 	program := filepath.Join(dir, "probe")
-	build := exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "-o", program, packagePath)
+	build := exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "-o", program, packagePath) //nolint:gosec // a temporary directory of its own
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		return fail("does not compile: %v\n%s", err, out)
 	}
 	defer func() { _ = os.Remove(program) }()
-	run := exec.CommandContext(ctx, program, append([]string{probeCommand, "-breaks", strings.Join(m.breaks, ",")}, m.profile.args(seeds)...)...)
+	run := exec.CommandContext(ctx, program, append([]string{probeCommand, "-breaks", strings.Join(m.breaks, ",")}, m.profile.args(seeds)...)...) //nolint:gosec // what was just built
 	run.Stderr = os.Stderr
 	out, err := run.Output()
 	if err != nil {
