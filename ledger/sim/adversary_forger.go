@@ -147,6 +147,9 @@ func (a *forger) proposal(n *node, m *ledger.Proposal) *ledger.Proposal {
 	w := n.w
 	twisted := *m
 	i := slices.IndexFunc(m.Justification, func(j *ledger.RoundChange) bool { return int(j.Proof.Header.Statement.Validator) == n.self })
+	if w.chance(40) {
+		return a.strip(n, m)
+	}
 	if kind := w.random.IntN(3); kind > 0 && i >= 0 {
 		own := *m.Justification[i]
 		own.Prepared, own.Fast, own.Reveals, own.Commits = nil, false, nil, nil
@@ -162,4 +165,21 @@ func (a *forger) proposal(n *node, m *ledger.Proposal) *ledger.Proposal {
 	}
 	twisted.Proof = a.proof(n, twisted.Leaf(w.domain))
 	return &twisted
+}
+
+// strip leaves the prepared certificates out of a proposal that would force its value. The round changes say no
+// less than before: only the proof is gone.
+func (a *forger) strip(n *node, m *ledger.Proposal) *ledger.Proposal {
+	w := n.w
+	twisted := &ledger.Proposal{Round: m.Round}
+	for _, j := range m.Justification {
+		bare := *j
+		if bare.Prepared != nil {
+			bare.Prepared, bare.Claim = nil, &j.Prepared.Votes.Vote
+		}
+		twisted.Justification = append(twisted.Justification, &bare)
+	}
+	twisted.Value = ledger.Justified(w.genesis, w.domain, m.Value.Task, m.Value.Stage, w.check.orders[m.Value.Task], twisted.Justification)
+	twisted.Proof = a.proof(n, twisted.Leaf(w.domain))
+	return twisted
 }

@@ -90,11 +90,15 @@ func quorum(n int) int { return n - (n-1)/3 }
 func forced(g *ledger.Genesis, d crypto.Domain, m *ledger.Proposal, o ledger.Order) crypto.Hash {
 	v := ledger.Value{Task: m.Value.Task, Stage: m.Value.Stage}
 	var best *ledger.Prepared
+	var claims []*ledger.Leaf // of prepared certificates that the proposal need not show
 	openings := map[uint16]ledger.Opening{}
 	commits := map[uint16][]ledger.Signed[ledger.ScoreCommit]{}
 	for _, j := range m.Justification {
 		if p := j.Prepared; p != nil && (best == nil || p.Votes.Vote.Round >= best.Votes.Vote.Round) {
 			best = p
+		}
+		if j.Claim != nil {
+			claims = append(claims, j.Claim)
 		}
 		for _, r := range j.Reveals {
 			openings[r.Member] = r.Opening
@@ -107,6 +111,9 @@ func forced(g *ledger.Genesis, d crypto.Domain, m *ledger.Proposal, o ledger.Ord
 				commits[member] = append(commits[member], s)
 			}
 		}
+	}
+	if slices.ContainsFunc(claims, func(l *ledger.Leaf) bool { return best == nil || l.Round > best.Votes.Vote.Round }) {
+		return crypto.Hash{} // it leaves out what forces the value
 	}
 	switch {
 	case best != nil:
