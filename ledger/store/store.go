@@ -16,6 +16,7 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+	"github.com/gofrs/flock"
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
@@ -153,6 +154,11 @@ func open(dir string, readOnly bool) (*Store, error) {
 		WithMemTableSize(8 << 20).WithNumMemtables(2).WithValueLogFileSize(16 << 20).
 		WithBlockCacheSize(0).WithIndexCacheSize(0).WithCompression(options.None).
 		WithNumCompactors(2).WithNumLevelZeroTables(4).WithNumLevelZeroTablesStall(8)
+	if !readOnly {
+		if err := removeEmptyLogs(dir); err != nil {
+			return nil, fmt.Errorf("removing an empty file of the ledger: %w", err)
+		}
+	}
 	db, err := badger.Open(o)
 	switch {
 	case err != nil && strings.Contains(err.Error(), "Cannot acquire directory lock"):
@@ -165,6 +171,37 @@ func open(dir string, readOnly bool) (*Store, error) {
 	s := &Store{dir: dir, db: db, headers: map[int]*ledger.Signed[ledger.BundleHeader]{}, done: make(chan struct{}), fail: make(chan struct{})}
 	s.changed = sync.NewCond(&s.mu)
 	return s, nil
+}
+
+// removeEmptyLogs removes Badger's logs without a byte in them: a process that was killed had made one and not
+// come to write. Badger does not start on it; removed, nothing is missing.
+func removeEmptyLogs(dir string) error {
+	if len(emptyLogs(dir)) == 0 {
+		return nil
+	}
+	// A process that runs may have made the file this moment. Badger locks the directory itself in this way; on
+	// Windows that can't be done, and a file that is in use can't be removed.
+	lock := flock.New(dir, flock.SetFlag(os.O_RDONLY))
+	if ok, err := lock.TryLock(); err == nil && !ok {
+		return nil // Badger says so
+	}
+	var errs []error
+	for _, f := range emptyLogs(dir) {
+		errs = append(errs, os.Remove(f))
+	}
+	return errors.Join(append(errs, lock.Unlock())...)
+}
+
+func emptyLogs(dir string) (empty []string) {
+	for _, pattern := range []string{"*.vlog", "*.mem"} {
+		files, _ := filepath.Glob(filepath.Join(dir, pattern)) // the pattern is good
+		for _, f := range files {
+			if info, err := os.Stat(f); err == nil && info.Size() == 0 {
+				empty = append(empty, f)
+			}
+		}
+	}
+	return empty
 }
 
 // begin writes the genesis into a new store, or compares it with that of an old one.

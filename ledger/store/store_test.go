@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -248,6 +249,32 @@ func TestStoreIsRefusedToTheWrongOnes(t *testing.T) {
 	}
 	if _, err := OpenReadOnly(dir); err == nil || !strings.Contains(err.Error(), "has layout 3") {
 		t.Errorf("newer layout, read only: %v", err)
+	}
+}
+
+func TestLedgerOpensOnLogsThatAKilledProcessHadNotBegun(t *testing.T) {
+	c := newChain(t)
+	_, r := c.next()
+	for name, file := range map[string]string{"values": "000077.vlog", "memory table": "00077.mem"} {
+		dir := t.TempDir()
+		s := openStore(t, dir, c.genesis)
+		must(t, s.Settle(r), s.Close())
+		path := filepath.Join(dir, file)
+		must(t, os.WriteFile(path, nil, 0o600))
+		again, err := Open(dir, c.genesis)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		must(t, os.WriteFile(path, nil, 0o600)) // what the process that has the ledger just made stays
+		if _, err := Open(dir, c.genesis); !errors.Is(err, ErrInUse) {
+			t.Errorf("%s: opened twice: %v", name, err)
+		}
+		must(t, os.Remove(path))
+		if _, err := again.Verify(); err != nil || again.Summary().Tasks != 1 {
+			t.Errorf("%s: %+v, %v", name, again.Summary(), err)
+		}
+		must(t, again.Close())
 	}
 }
 
