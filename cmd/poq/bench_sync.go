@@ -44,11 +44,8 @@ type syncBench struct {
 	HeapAfter  int64 `json:"heap_after_bytes"`          // what is left of it when all is done: state, host and caches
 }
 
-// Limits of the committee and the history.
-const (
-	syncAnswers   = 3
-	syncMostTasks = 10_000_000
-)
+// syncMostTasks bounds the history.
+const syncMostTasks = 10_000_000
 
 func benchSync(g *globals) *cobra.Command {
 	b := &syncBench{Cores: runtime.NumCPU()}
@@ -98,15 +95,15 @@ type served struct {
 	Size   int64         `json:"size"` // of a receipt
 }
 
-// payers returns one payer for each processor, so that their chains of orders can be signed side by side,
-// and the genesis: the same ones in both processes.
-func (b *syncBench) payers() (*ledgertest.Committee, []*ledgertest.Payer) {
+// benchCommittee returns a committee and one payer for each processor, so that their chains of orders can be
+// signed side by side: the same ones each time.
+func benchCommittee(network string, validators, cores int) (*ledgertest.Committee, []*ledgertest.Payer) {
 	var payers []*ledgertest.Payer
-	for i := range b.Cores {
+	for i := range cores {
 		payers = append(payers, ledgertest.NewPayer(ledgertest.Key(fmt.Sprint("payer ", i))))
 	}
-	g, keys := ledgertest.NewGenesis("bench-sync", b.Validators, payers...)
-	return ledgertest.New(g, keys, syncAnswers), payers
+	g, keys := ledgertest.NewGenesis(network, validators, payers...)
+	return ledgertest.New(g, keys, benchedAnswers), payers
 }
 
 // serve makes the ledger and serves it.
@@ -117,7 +114,7 @@ func (b *syncBench) serve(c *cobra.Command, dir string) (err error) {
 		_, _ = io.Copy(io.Discard, c.InOrStdin())
 		cancel()
 	}()
-	committee, payers := b.payers()
+	committee, payers := benchCommittee("bench-sync", b.Validators, b.Cores)
 	out := served{}
 	if out.Size, err = b.fill(ctx, c.ErrOrStderr(), filepath.Join(dir, "ledger"), committee, payers); err != nil {
 		return err
@@ -190,7 +187,7 @@ func (b *syncBench) run(ctx context.Context, progress io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	committee, _ := b.payers()
+	committee, _ := benchCommittee("bench-sync", b.Validators, b.Cores)
 	var settled atomic.Int64
 	all := make(chan struct{})
 	n, err := node.New(ctx, node.WithDataDir(filepath.Join(dir, "fresh")), node.WithGenesis(committee.Genesis), node.WithPeers(w.addr),

@@ -53,7 +53,7 @@ var (
 )
 
 func key(prefix byte, parts ...[]byte) []byte {
-	k := []byte{prefix}
+	k := append(make([]byte, 0, 80), prefix) // most keys with what Badger adds
 	for _, p := range parts {
 		k = append(k, p...)
 	}
@@ -80,7 +80,8 @@ func answerKey(t ledger.TaskID) []byte  { return key(prefixAnswer, t[:]) }
 func ownKey(nonce uint64) []byte        { return key(prefixOwn, u64(nonce)) }
 
 func encodeAccount(a ledger.Account) []byte {
-	return append(append(u64(uint64(a.Balance)), u64(a.Nonce)...), a.Last[:]...)
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 48), uint64(a.Balance))
+	return append(binary.BigEndian.AppendUint64(b, a.Nonce), a.Last[:]...)
 }
 
 func decodeAccount(b []byte) (a ledger.Account, err error) {

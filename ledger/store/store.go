@@ -33,11 +33,10 @@ var (
 	ErrDiskFull  = errors.New("disk full")
 )
 
-// Bounds of a group that is written at once (protocol §8).
+// Bounds of what waits to be written.
 const (
-	maxGroup      = 256
-	maxGroupBytes = 1 << 20 // a Badger transaction holds 15% of a memtable
-	maxPending    = 4096
+	maxPending      = 4096
+	maxPendingBytes = 32 << 20
 	// groupDelay is how long a write waits for others to share its sync, unless somebody waits for it.
 	groupDelay = 2 * time.Millisecond
 )
@@ -62,6 +61,7 @@ type Store struct {
 	checkpoint *checkpoint
 	headers    map[int]*ledger.Signed[ledger.BundleHeader] // by validator, the highest in a certificate
 	pending    []write
+	waiting    int        // bytes in pending
 	changed    *sync.Cond // on mu: pending, written, closing or failed changed
 	queued     uint64     // writes ever queued
 	written    uint64     // of these, durable
@@ -69,23 +69,12 @@ type Store struct {
 	closing    bool
 	failed     error
 
-	done chan struct{}
-	fail chan struct{}
+	done      chan struct{} // the applier has ended
+	collected chan struct{} // the collector has ended
+	fail      chan struct{}
 
 	reading sync.RWMutex // held for reading by reads from disk, for writing by Close
 	closed  bool         // under reading
-}
-
-// write is what one certificate or blob changes: nil values delete.
-type write struct {
-	entries []*badger.Entry
-	size    int
-}
-
-func (w *write) set(k, v []byte) { w.entry(badger.NewEntry(k, v)) }
-func (w *write) entry(e *badger.Entry) {
-	w.entries = append(w.entries, e)
-	w.size += len(e.Key) + len(e.Value)
 }
 
 // Open opens the ledger in a directory and makes it if there is none. Only one process can have it
@@ -115,6 +104,7 @@ func Open(dir string, g *ledger.Genesis) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("loading the ledger in %s: %w", dir, err), s.db.Close())
 	}
 	go s.apply()
+	go s.collect()
 	return s, nil
 }
 
@@ -130,6 +120,7 @@ func OpenReadOnly(dir string) (*Store, error) {
 	}
 	s.closing = true // nothing can be applied
 	close(s.done)
+	close(s.collected)
 	err = s.view(func(txn *badger.Txn) error {
 		_, err := s.readGenesis(txn)
 		return err
@@ -151,7 +142,10 @@ func open(dir string, readOnly bool) (*Store, error) {
 		WithLogger(nil).
 		WithMetricsEnabled(false).
 		// A ledger is small: these keep thirty of them in one process, at a few MB of memory each.
-		WithMemTableSize(8 << 20).WithNumMemtables(2).WithValueLogFileSize(16 << 20).
+		WithMemTableSize(memTableSize).WithNumMemtables(2).
+		// Receipts are written once and never change: in the value log they are not written again when
+		// the tree is put in order.
+		WithValueThreshold(valueThreshold).WithValueLogFileSize(32 << 20).
 		WithBlockCacheSize(0).WithIndexCacheSize(0).WithCompression(options.None).
 		WithNumCompactors(2).WithNumLevelZeroTables(4).WithNumLevelZeroTablesStall(8)
 	if !readOnly {
@@ -168,7 +162,7 @@ func open(dir string, readOnly bool) (*Store, error) {
 	case err != nil:
 		return nil, fmt.Errorf("opening the ledger in %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, db: db, headers: map[int]*ledger.Signed[ledger.BundleHeader]{}, done: make(chan struct{}), fail: make(chan struct{})}
+	s := &Store{dir: dir, db: db, headers: map[int]*ledger.Signed[ledger.BundleHeader]{}, done: make(chan struct{}), collected: make(chan struct{}), fail: make(chan struct{})}
 	s.changed = sync.NewCond(&s.mu)
 	return s, nil
 }
@@ -225,7 +219,7 @@ func (s *Store) begin(g *ledger.Genesis) error {
 		for _, a := range g.Accounts {
 			w.set(accountKey(a.ID), encodeAccount(ledger.Account{Balance: int64(a.Balance)}))
 		}
-		return set(txn, w)
+		return newGroup([]write{w}).set(txn)
 	})
 }
 
@@ -323,7 +317,7 @@ func (s *Store) migrate() error {
 		w.set(headerKey(v), ledger.EncodeHeader(*h))
 	}
 	w.set(keySchema, binary.BigEndian.AppendUint32(nil, schema))
-	if err := s.db.Update(func(txn *badger.Txn) error { return set(txn, w) }); err != nil {
+	if err := s.db.Update(newGroup([]write{w}).set); err != nil {
 		return fmt.Errorf("migrating from layout %d to %d: %w", s.version, schema, err)
 	}
 	s.version = schema
@@ -337,8 +331,7 @@ func (s *Store) Close() error {
 	if !s.closing && s.failed == nil && s.checkpoint.counted < s.seq {
 		var w write
 		s.checkpoint.write(&w, s.seq)
-		s.pending = append(s.pending, w)
-		s.queued++
+		s.queue(w)
 	}
 	s.closing = true
 	s.changed.Broadcast()
@@ -348,7 +341,11 @@ func (s *Store) Close() error {
 	s.closed = true
 	s.reading.Unlock()
 	closed := make(chan error, 1)
-	go func() { closed <- s.db.Close() }()
+	go func() {
+		err := s.db.Close()
+		<-s.collected
+		closed <- err
+	}()
 	var err error
 	select {
 	case err = <-closed:
@@ -484,7 +481,7 @@ func (s *Store) Answer(task ledger.TaskID) (m *ledger.AnswerMessage, err error) 
 func (s *Store) change(f func(w *write) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.pending) >= maxPending && s.failed == nil && !s.closing {
+	for (len(s.pending) >= maxPending || s.waiting >= maxPendingBytes) && s.failed == nil && !s.closing {
 		s.changed.Wait()
 	}
 	if s.failed != nil {
@@ -498,11 +495,16 @@ func (s *Store) change(f func(w *write) error) error {
 		return err
 	}
 	if len(w.entries) > 0 {
-		s.pending = append(s.pending, w)
-		s.queued++
+		s.queue(w)
 		s.changed.Broadcast()
 	}
 	return nil
+}
+
+func (s *Store) queue(w write) {
+	s.pending = append(s.pending, w)
+	s.waiting += w.bytes
+	s.queued++
 }
 
 // apply is the applier: the one goroutine that writes.
@@ -514,30 +516,27 @@ func (s *Store) apply() {
 			s.changed.Wait()
 		}
 		s.gather()
-		n, size := 0, 0
-		for n < len(s.pending) && n < maxGroup && (n == 0 || size+s.pending[n].size <= maxGroupBytes) {
-			size += s.pending[n].size
-			n++
-		}
-		group := s.pending[:n:n]
-		s.pending = s.pending[n:]
+		pending := s.pending   // only the applier takes from it
 		err := s.state.Check() // I6; I7 and I8 were asserted when the state changed
 		s.mu.Unlock()
-		if n == 0 {
+		if len(pending) == 0 {
 			return // closing, and all is written
 		}
+		g := newGroup(pending)
 		if err == nil {
 			err = checkSpace(s.dir)
 		}
 		if err == nil {
-			err = s.db.Update(func(txn *badger.Txn) error { return set(txn, group...) })
+			err = s.db.Update(g.set)
 		}
 		s.mu.Lock()
 		if err != nil {
 			s.failed, s.pending = brief(err), nil
 			close(s.fail)
 		} else {
-			s.written += uint64(n)
+			s.pending = s.pending[g.writes:]
+			s.waiting -= g.bytes
+			s.written += uint64(g.writes)
 		}
 		s.changed.Broadcast()
 		s.mu.Unlock()
@@ -580,23 +579,6 @@ func (s *Store) gather() {
 	for !late && !s.closing && s.urgent <= s.written && len(s.pending) < maxGroup {
 		s.changed.Wait()
 	}
-}
-
-func set(txn *badger.Txn, group ...write) error {
-	for _, w := range group {
-		for _, e := range w.entries {
-			var err error
-			if e.Value == nil {
-				err = txn.Delete(e.Key)
-			} else {
-				err = txn.SetEntry(e)
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // Flush waits until everything applied before the call is durable.

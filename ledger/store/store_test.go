@@ -415,29 +415,3 @@ func TestGenesisSurvivesJSON(t *testing.T) {
 		t.Error("another chain id")
 	}
 }
-
-func BenchmarkSettle(b *testing.B) {
-	c := newChain(b)
-	s, err := Open(b.TempDir(), c.genesis)
-	must(b, err)
-	defer s.Close()
-	receipts := make([]*ledger.Receipt, 900)
-	for i := range receipts {
-		_, receipts[i] = c.next()
-	}
-	n := 0
-	b.ReportAllocs()
-	for b.Loop() {
-		if n == len(receipts) {
-			b.StopTimer()
-			c.nonce, c.last, n = 0, ledger.TaskID{}, 0
-			must(b, s.Close())
-			s, err = Open(b.TempDir(), c.genesis)
-			must(b, err)
-			b.StartTimer()
-		}
-		must(b, s.Settle(receipts[n]))
-		n++
-	}
-	must(b, s.Flush())
-}
