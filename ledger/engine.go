@@ -116,6 +116,7 @@ type task struct {
 	closed   bool
 	shown    bool                   // no more answers are waited for
 	answers  map[AccountID]AnswerID // opened
+	said     []Message              // of workers, as far as it counts here, as it came
 	scores   map[AnswerID]scored
 	scoring  bool // this member's commitment is on its way or made
 
@@ -271,11 +272,11 @@ func (e *Engine) Receive(v Verified) {
 func (e *Engine) dispatch(t *task, v Verified) {
 	switch m := v.message.(type) {
 	case *Signed[AnswerCommit]:
-		e.onAnswerCommit(t, m.Statement)
+		e.onAnswerCommit(t, m)
 	case *AnswerMessage:
 		e.onAnswer(t, m)
 	case *Signed[Decline]:
-		e.onDecline(t, m.Statement)
+		e.onDecline(t, m)
 	case *Signed[ScoreCommit]:
 		e.onScoreCommit(t, *m)
 	case *SealCert:
@@ -575,7 +576,17 @@ func (e *Engine) recover(t *task) {
 
 // Answers
 
-func (e *Engine) onAnswerCommit(t *task, c AnswerCommit) {
+// Said returns what workers said of an open task, as far as it counts here, in the order in which it came:
+// for a peer that was away, since gossip repeats nothing that is old. Answers are without their text.
+func (e *Engine) Said(id TaskID) []Message {
+	if t, ok := e.tasks[id]; ok {
+		return t.said
+	}
+	return nil
+}
+
+func (e *Engine) onAnswerCommit(t *task, m *Signed[AnswerCommit]) {
+	c := m.Statement
 	if known, ok := t.commits[c.Worker]; ok {
 		if known != c.Commitment {
 			e.odd(t.id, fmt.Sprintf("worker %s committed to two answers", c.Worker.Short()))
@@ -586,6 +597,7 @@ func (e *Engine) onAnswerCommit(t *task, c AnswerCommit) {
 		return // late
 	}
 	t.commits[c.Worker] = c.Commitment
+	t.said = append(t.said, m)
 	delete(t.declined, c.Worker)
 	e.host.Observe(Progress{Task: t.id, Step: Committed, Worker: c.Worker})
 	if m, ok := t.early[c.Worker]; ok {
@@ -595,12 +607,14 @@ func (e *Engine) onAnswerCommit(t *task, c AnswerCommit) {
 	e.closeIfFull(t)
 }
 
-func (e *Engine) onDecline(t *task, d Decline) {
+func (e *Engine) onDecline(t *task, m *Signed[Decline]) {
+	d := m.Statement
 	_, answers := t.commits[d.Worker]
 	if answers || t.closed || t.declined[d.Worker] || len(t.declined) >= MaxAnswers {
 		return
 	}
 	t.declined[d.Worker] = true
+	t.said = append(t.said, m)
 	e.host.Observe(Progress{Task: t.id, Step: Declined, Worker: d.Worker, Reason: d.Reason})
 	e.closeIfFull(t)
 }
@@ -637,6 +651,7 @@ func (e *Engine) onAnswer(t *task, m *AnswerMessage) {
 		return
 	}
 	t.answers[a.Worker] = a.ID()
+	t.said = append(t.said, &AnswerMessage{Answer: m.Answer})
 	e.host.Observe(Progress{Task: t.id, Step: Answered, Worker: a.Worker, Answer: a.ID(), Text: m.Text})
 	if e.self >= 0 && !t.scoring {
 		e.host.Score(t.id, t.order.Statement, a.ID(), m.Text)

@@ -124,16 +124,15 @@ func (r remote) BucketTasks(ctx context.Context, bucket int, told ledger.Digest)
 	}
 }
 
-// certificates fetches one certificate for each task from the first on, as many as the peer's response
-// holds.
-func (r remote) certificates(ctx context.Context, kind askKind, tasks []ledger.TaskID) ([][]byte, error) {
+// parts fetches what is asked for of each task from the first on, as many as the peer's response holds.
+func (r remote) parts(ctx context.Context, kind askKind, tasks []ledger.TaskID) ([][]byte, error) {
 	size := 0
 	parts, err := request(ctx, r, ask{kind: kind, tasks: tasks}, func(b []byte) ([][]byte, error) {
 		size = len(b)
 		return decodeParts(b, len(tasks))
 	})
 	if err == nil && len(parts) < len(tasks) && size+partHeader+ledger.MaxMessage <= syncBytes {
-		return nil, lie("%d of %d certificates in a response of %d bytes, where more have room", len(parts), len(tasks), size)
+		return nil, lie("%d of %d parts in a response of %d bytes, where more have room", len(parts), len(tasks), size)
 	}
 	return parts, err
 }
@@ -145,7 +144,7 @@ func (r remote) receipts(ctx context.Context, listed []store.BucketTask) ([]ledg
 	for i, t := range listed {
 		tasks[i] = t.Task
 	}
-	parts, err := r.certificates(ctx, askReceipts, tasks)
+	parts, err := r.parts(ctx, askReceipts, tasks)
 	if err != nil {
 		return nil, err
 	}
@@ -451,18 +450,15 @@ func (s *syncer) release(tasks []store.BucketTask) {
 	}
 }
 
-// apply gives receipts to the engine, a few at a time, so that the settlements of the moment pass between
-// them, and waits until they are on disk, so that they do not pile up before it. It tells how many
-// tasks were settled by them.
+// apply gives receipts to the engine and waits until they are on disk, so that they do not pile up before
+// it. It tells how many tasks were settled by them.
 func (s *syncer) apply(ctx context.Context, receipts []ledger.Verified) (n int, err error) {
-	for chunk := range slices.Chunk(receipts, applyChunk) {
-		if err := s.node.give(ctx, chunk); err != nil {
-			return n, err
-		}
-		for _, v := range chunk {
-			if s.check(v.Message().(*ledger.Receipt)) {
-				n++
-			}
+	if err := s.node.give(ctx, receipts); err != nil {
+		return 0, err
+	}
+	for _, v := range receipts {
+		if s.check(v.Message().(*ledger.Receipt)) {
+			n++
 		}
 	}
 	return n, s.node.store.Flush()
@@ -482,24 +478,38 @@ func (s *syncer) check(r *ledger.Receipt) bool {
 	return false
 }
 
-// give hands verified messages to the engine and waits until it has taken them.
-func (n *Node) give(ctx context.Context, messages []ledger.Verified) error {
-	taken := make(chan struct{})
+// inLoop has the node's loop run f and waits for it.
+func (n *Node) inLoop(ctx context.Context, f func(*ledger.Engine)) error {
+	done := make(chan struct{})
 	n.loop.do(func(e *ledger.Engine) {
-		for _, v := range messages {
-			e.Receive(v)
-		}
-		close(taken)
+		f(e)
+		close(done)
 	})
 	select {
-	case <-taken:
+	case <-done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// takeOpen learns which tasks are open at a peer and takes the locks that are missing here.
+// give hands verified messages to the engine, a few at a time, so that the settlements of the moment pass between
+// them, and waits until it has taken them.
+func (n *Node) give(ctx context.Context, messages []ledger.Verified) error {
+	for chunk := range slices.Chunk(messages, applyChunk) {
+		if err := n.inLoop(ctx, func(e *ledger.Engine) {
+			for _, v := range chunk {
+				e.Receive(v)
+			}
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeOpen learns which tasks are open at a peer. It takes the locks that are missing here, and what workers
+// said of tasks in which nobody is known here to have spoken.
 func (s *syncer) takeOpen(ctx context.Context, r remote) error {
 	after := ledger.TaskID{}
 	for range maxOpenTaken / syncPage {
@@ -507,25 +517,25 @@ func (s *syncer) takeOpen(ctx context.Context, r remote) error {
 		if err != nil {
 			return err
 		}
-		var missing []ledger.TaskID
 		for _, task := range page {
 			if bytes.Compare(task[:], after[:]) <= 0 {
 				return lie("the list of open tasks has %s after %s", task.Short(), after.Short())
 			}
 			after = task
-			if !s.node.store.IsLocked(task) {
-				missing = append(missing, task)
-			}
 		}
-		for len(missing) > 0 {
-			parts, err := r.certificates(ctx, askLocks, missing)
-			if err != nil {
-				return err
-			}
-			if err := s.takeLocks(ctx, missing[:len(parts)], parts); err != nil {
-				return err
-			}
-			missing = missing[len(parts):]
+		if err := s.takeParts(ctx, r, askLocks, slices.DeleteFunc(slices.Clone(page), s.node.store.IsLocked), lockMessage); err != nil {
+			return err
+		}
+		var silent []ledger.TaskID
+		if err := s.node.inLoop(ctx, func(e *ledger.Engine) {
+			silent = slices.DeleteFunc(slices.Clone(page), func(t ledger.TaskID) bool {
+				return !s.node.store.IsLocked(t) || s.node.store.IsSettled(t) || len(e.Said(t)) > 0
+			})
+		}); err != nil {
+			return err
+		}
+		if err := s.takeParts(ctx, r, askSaid, silent, decodeSaid); err != nil {
+			return err
 		}
 		if len(page) < syncPage {
 			break
@@ -534,29 +544,44 @@ func (s *syncer) takeOpen(ctx context.Context, r remote) error {
 	return nil
 }
 
-func (s *syncer) takeLocks(ctx context.Context, tasks []ledger.TaskID, parts [][]byte) error {
-	var locks []ledger.Verified
-	for i, data := range parts {
-		if len(data) == 0 {
-			continue // settled meanwhile
-		}
-		l, err := ledger.DecodeLock(data)
+func lockMessage(data []byte) ([]ledger.Message, error) {
+	l, err := ledger.DecodeLock(data)
+	return []ledger.Message{l}, err
+}
+
+// takeParts fetches what a peer has of tasks, verifies it and gives it to the engine.
+func (s *syncer) takeParts(ctx context.Context, r remote, kind askKind, tasks []ledger.TaskID, decode func([]byte) ([]ledger.Message, error)) error {
+	for len(tasks) > 0 {
+		parts, err := r.parts(ctx, kind, tasks)
 		if err != nil {
-			return lie("lock of task %s: %w", tasks[i].Short(), err)
+			return err
 		}
-		v, err := s.node.verifier.Verify(l)
-		if err != nil {
-			return lie("lock of task %s: %w", tasks[i].Short(), err)
+		var taken []ledger.Verified
+		for i, data := range parts {
+			if len(data) == 0 {
+				continue // settled meanwhile, or nobody spoke
+			}
+			messages, err := decode(data)
+			if err != nil {
+				return lie("open task %s: %w", tasks[i].Short(), err)
+			}
+			for _, m := range messages {
+				v, err := s.node.verifier.Verify(m)
+				if err != nil {
+					return lie("open task %s: %w", tasks[i].Short(), err)
+				}
+				if v.Task() != tasks[i] {
+					return lie("open task %s: the peer sent what is of another one", tasks[i].Short())
+				}
+				taken = append(taken, v)
+			}
 		}
-		if v.Task() != tasks[i] {
-			return lie("lock of task %s: it is of another one", tasks[i].Short())
+		if err := s.node.give(ctx, taken); err != nil {
+			return err
 		}
-		locks = append(locks, v)
+		tasks = tasks[len(parts):]
 	}
-	if len(locks) == 0 {
-		return nil
-	}
-	return s.node.give(ctx, locks)
+	return nil
 }
 
 // Fetch implements ledger.Host.
@@ -572,7 +597,7 @@ func (l *loop) Fetch(task ledger.TaskID) {
 }
 
 func (n *Node) fetchReceipt(ctx context.Context, r remote, task ledger.TaskID) error {
-	parts, err := r.certificates(ctx, askReceipts, []ledger.TaskID{task})
+	parts, err := r.parts(ctx, askReceipts, []ledger.TaskID{task})
 	if err != nil {
 		return err
 	}

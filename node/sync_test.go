@@ -21,6 +21,7 @@ import (
 	"github.com/poqmesh/poq/ledger/ledgertest"
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/p2p"
+	"github.com/poqmesh/poq/quality"
 )
 
 // committee signs with the keys of the swarm's validators, none of which runs.
@@ -101,6 +102,9 @@ type server struct {
 
 func (s *swarm) server(name string, from *member, change func(ctx context.Context, a ask, truth []byte) []byte) *server {
 	s.t.Helper()
+	if !from.node.started {
+		s.begin(from) // its loop answers some questions
+	}
 	v := &server{Host: s.bareHost(testIdentity(s.t, name)), asked: map[askKind]int{}, tasks: map[ledger.TaskID]int{}, quiet: make(chan struct{}, 1<<16)}
 	err := v.Serve(p2p.ServeConfig{Name: protocolSync, MaxRequest: maxAsk, Handle: func(ctx context.Context, p peer.ID, request []byte) ([]byte, error) {
 		a, err := decodeAsk(request)
@@ -150,9 +154,16 @@ func (w lineWriter) Write(b []byte) (int, error) {
 // awaitLine returns the first line that holds a text.
 func awaitLine(t testing.TB, c <-chan string, text string) string {
 	t.Helper()
-	for {
-		if line := receive(t, c); strings.Contains(line, text) {
-			return line
+	var seen []string
+	for timeout := soon(t); ; {
+		select {
+		case line := <-c:
+			if strings.Contains(line, text) {
+				return line
+			}
+			seen = append(seen, line)
+		case <-timeout.Done():
+			t.Fatalf("waited in vain for %q, the log says %v", text, seen)
 		}
 	}
 }
@@ -405,7 +416,7 @@ func TestPeersThatLieAreFoundOutAndOthersAreAsked(t *testing.T) {
 		}), "of another task or outcome than listed"},
 		"receipts withheld": {only(askReceipts, func(a ask, b []byte) []byte { return parts(a, b, func(p [][]byte) [][]byte { return p[:1] }) }), "where more have room"},
 		"nothing at all":    {only(askReceipts, func(a ask, b []byte) []byte { return encodeParts(nil) }), "where more have room"},
-		"more than asked":   {only(askReceipts, func(a ask, b []byte) []byte { return parts(a, b, func(p [][]byte) [][]byte { return append(p, p...) }) }), "certificates: not a canonical encoding"},
+		"more than asked":   {only(askReceipts, func(a ask, b []byte) []byte { return parts(a, b, func(p [][]byte) [][]byte { return append(p, p...) }) }), "parts: not a canonical encoding"},
 		"open task again": {only(askOpen, func(_ ask, b []byte) []byte {
 			l, _ := decodeTasks(b)
 			return appendTasks(nil, append(l, l...))
@@ -413,6 +424,12 @@ func TestPeersThatLieAreFoundOutAndOthersAreAsked(t *testing.T) {
 		"false lock": {only(askLocks, func(a ask, b []byte) []byte {
 			return parts(a, b, func(p [][]byte) [][]byte { p[0] = flip(p[0], 200); return p })
 		}), "signature does not hold"},
+		"false answer": {only(askSaid, func(a ask, _ []byte) []byte {
+			w := testIdentity(t, "worker").Account
+			m := ledger.Signed[ledger.Decline]{Statement: ledger.Decline{Task: a.tasks[0], Worker: w.Public(), Reason: "no"}}
+			return encodeParts([][]byte{encodeSaid([]ledger.Message{&m})})
+		}), "signature does not hold"},
+		"cut answer": {only(askSaid, func(ask, []byte) []byte { return encodeParts([][]byte{encodeParts([][]byte{{2, 1}})}) }), "malformed"},
 		"cut lock": {only(askLocks, func(a ask, b []byte) []byte {
 			return parts(a, b, func(p [][]byte) [][]byte { p[0] = p[0][:50]; return p })
 		}), "lock certificate: not a canonical encoding"},
@@ -436,7 +453,7 @@ func TestPeersThatLieAreFoundOutAndOthersAreAsked(t *testing.T) {
 					}
 					return list(ctx, a, truth)
 				}
-				c.reason = "it is of another one"
+				c.reason = "the peer sent what is of another one"
 			}
 			liar := s.server("liar", full, change)
 			log, logged := lines()
@@ -482,6 +499,7 @@ func TestListOfOpenTasksWithoutEndIsLeft(t *testing.T) {
 		return truth
 	})
 	victim := s.follower("victim", nil)
+	victim.node.tasks.Go(victim.node.loop.run) // the loop alone: nothing else asks the server
 	if err := victim.node.Host().Connect(soon(t), v.Addrs()...); err != nil {
 		t.Fatal(err)
 	}
@@ -588,4 +606,49 @@ func BenchmarkCatchUp(b *testing.B) {
 		s.stop(fresh)
 	}
 	b.ReportMetric(float64(tasks*b.N)/b.Elapsed().Seconds(), "settlements/s")
+}
+
+// judged tells of each answer that it judges.
+type judged struct {
+	lengthJudge
+	answers chan string
+}
+
+func (j judged) Score(ctx context.Context, prompt, answer string) (quality.Score, error) {
+	j.answers <- answer
+	return j.lengthJudge.Score(ctx, prompt, answer)
+}
+
+func TestValidatorThatWasAwayJudgesTheAnswersOfOpenTasks(t *testing.T) {
+	t.Parallel()
+	s := newSwarm(t, 4)
+	_, _, open := s.history(1)
+	holder := s.follower("holder", nil)
+	n, id, worker := holder.node, open.Votes.Vote.Task, testIdentity(t, "worker").Account
+	answer := ledger.Answer{Task: id, Worker: worker.Public(), Text: crypto.Sum([]byte("42"))}
+	n.content.keep([]byte(ledgertest.Prompt))
+	s.begin(holder)
+	var said []ledger.Verified
+	for _, m := range []ledger.Message{
+		open,
+		new(ledger.Sign(n.domain, worker, ledger.AnswerCommit{Task: id, Worker: worker.Public(), Commitment: answer.Commitment(n.domain)})),
+		&ledger.AnswerMessage{Answer: ledger.Sign(n.domain, worker, answer), Text: []byte("42")},
+	} {
+		v, err := n.verifier.Verify(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said = append(said, v)
+	}
+	if err := n.give(soon(t), said); err != nil {
+		t.Fatal(err)
+	}
+	away := s.validators[3]
+	judge := judged{answers: make(chan string, 9)}
+	away.opts = append(away.opts, WithJudge(judge))
+	s.make(away)
+	s.begin(away, n.Host())
+	if got := receive(t, judge.answers); got != "42" {
+		t.Errorf("it judged %q", got)
+	}
 }

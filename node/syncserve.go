@@ -14,7 +14,7 @@ import (
 
 // serveSync answers a peer that compares its ledger with this one. What it says proves itself, or is
 // proven wrong by what it says next, so anybody may ask.
-func (n *Node) serveSync(_ context.Context, _ peer.ID, request []byte) ([]byte, error) {
+func (n *Node) serveSync(ctx context.Context, _ peer.ID, request []byte) ([]byte, error) {
 	a, err := decodeAsk(request)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", p2p.ErrBadRequest, err)
@@ -38,12 +38,30 @@ func (n *Node) serveSync(_ context.Context, _ peer.ID, request []byte) ([]byte, 
 	case askOpen:
 		tasks, err := n.store.OpenAbove(a.after, syncPage)
 		return appendTasks(nil, tasks), err
-	default:
+	case askLocks:
 		return readParts(a.tasks, n.store.EncodedLock)
+	default:
+		return n.readSaid(ctx, a.tasks)
 	}
 }
 
-// readParts reads as many certificates as fit into a response: one at least, since syncBytes is more than
+// readSaid reads what workers said of open tasks.
+func (n *Node) readSaid(ctx context.Context, tasks []ledger.TaskID) ([]byte, error) {
+	said := map[ledger.TaskID][]byte{}
+	err := n.inLoop(ctx, func(e *ledger.Engine) {
+		for _, t := range tasks {
+			if messages := e.Said(t); len(messages) > 0 {
+				said[t] = encodeSaid(messages)
+			}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return readParts(tasks, func(t ledger.TaskID) ([]byte, error) { return said[t], nil })
+}
+
+// readParts reads as many parts as fit into a response: one at least, since syncBytes is more than
 // ledger.MaxMessage.
 func readParts(tasks []ledger.TaskID, read func(ledger.TaskID) ([]byte, error)) ([]byte, error) {
 	var parts [][]byte

@@ -26,6 +26,7 @@ const (
 	askReceipts                    // the receipts of tasks
 	askOpen                        // the open tasks above one
 	askLocks                       // the lock certificates of tasks
+	askSaid                        // what workers said of open tasks
 )
 
 // Bounds of the protocol.
@@ -34,6 +35,9 @@ const (
 	// syncBytes bounds a response that carries certificates. The largest of them is ledger.MaxMessage long, so
 	// that at least five fit.
 	syncBytes = 1 << 20
+	// maxSaid is how many messages of workers count for a task at most: declines, commitments, of which each makes
+	// room for one more decline, and answers. Together they are well under ledger.MaxMessage.
+	maxSaid = 4 * ledger.MaxAnswers
 
 	partsHeader    = 2
 	partHeader     = 4
@@ -47,7 +51,7 @@ type ask struct {
 	kind   askKind
 	bucket int             // askTasks
 	after  ledger.TaskID   // askTasks, askOpen
-	tasks  []ledger.TaskID // askReceipts, askLocks: 1 to syncPage
+	tasks  []ledger.TaskID // askReceipts, askLocks, askSaid: 1 to syncPage
 }
 
 func (a ask) encode() []byte {
@@ -57,7 +61,7 @@ func (a ask) encode() []byte {
 		b = append(append(b, byte(a.bucket)), a.after[:]...)
 	case askOpen:
 		b = append(b, a.after[:]...)
-	case askReceipts, askLocks:
+	case askReceipts, askLocks, askSaid:
 		b = appendTasks(b, a.tasks)
 	}
 	return b
@@ -71,7 +75,7 @@ func decodeAsk(data []byte) (a ask, err error) {
 		a.bucket, a.after = int(r.Uint8()), r.Hash()
 	case askOpen:
 		a.after = r.Hash()
-	case askReceipts, askLocks:
+	case askReceipts, askLocks, askSaid:
 		if a.tasks = readTasks(r); len(a.tasks) == 0 {
 			r.Fail()
 		}
@@ -167,8 +171,7 @@ func decodeTasks(data []byte) ([]ledger.TaskID, error) {
 	return tasks, nil
 }
 
-// encodeParts packs certificates, in the order in which they were asked for, as far as they fit. Nil
-// stands for one that is not held.
+// encodeParts packs what was asked for, in that order, as far as it fits. Nil stands for what is not held.
 func encodeParts(parts [][]byte) []byte {
 	b := crypto.AppendCount(nil, len(parts))
 	for _, p := range parts {
@@ -177,7 +180,7 @@ func encodeParts(parts [][]byte) []byte {
 	return b
 }
 
-// decodeParts reads what encodeParts wrote for at most most certificates. They share memory with data.
+// decodeParts reads what encodeParts wrote for at most most parts. They share memory with data.
 func decodeParts(data []byte, most int) ([][]byte, error) {
 	r := crypto.NewReader(data)
 	parts := make([][]byte, r.Count(most, partHeader))
@@ -185,7 +188,32 @@ func decodeParts(data []byte, most int) ([][]byte, error) {
 		parts[i] = r.Bytes(ledger.MaxMessage)
 	}
 	if err := r.End(); err != nil {
-		return nil, fmt.Errorf("certificates: %w", err)
+		return nil, fmt.Errorf("parts: %w", err)
 	}
 	return parts, nil
+}
+
+// encodeSaid packs messages of workers into one part.
+func encodeSaid(messages []ledger.Message) []byte {
+	parts := make([][]byte, len(messages))
+	for i, m := range messages {
+		_, parts[i] = ledger.Encode(m)
+	}
+	return encodeParts(parts)
+}
+
+// decodeSaid reads what encodeSaid wrote.
+func decodeSaid(data []byte) (messages []ledger.Message, err error) {
+	parts, err := decodeParts(data, maxSaid)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range parts {
+		m, err := ledger.Decode(ledger.TopicAnswer, p)
+		if err != nil {
+			return nil, err
+		}
+		messages = append(messages, m)
+	}
+	return messages, nil
 }

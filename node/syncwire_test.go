@@ -28,6 +28,7 @@ func syncSamples() map[string][]byte {
 		"ask tasks":    ask{kind: askTasks, bucket: 254, after: task(254)}.encode(),
 		"ask receipts": ask{kind: askReceipts, tasks: []ledger.TaskID{task(1), task(2)}}.encode(),
 		"ask open":     ask{kind: askOpen, after: task(3)}.encode(),
+		"ask said":     ask{kind: askSaid, tasks: []ledger.TaskID{task(4), task(5)}}.encode(),
 		"ask locks":    ask{kind: askLocks, tasks: []ledger.TaskID{task(4)}}.encode(),
 		"digest":       encodeDigests(ledger.Digest{Sum: task(5), Tasks: 0x0102030405}),
 		"tasks":        encodeBucketTasks([]store.BucketTask{{Task: task(6), Outcome: task(7)}, {Task: task(8), Outcome: task(9)}}),
@@ -101,6 +102,8 @@ func TestSyncMessagesBeyondTheirBoundsAreRefused(t *testing.T) {
 		"kind zero":      func() error { _, err := decodeAsk([]byte{0}); return err },
 		"no tasks":       func() error { _, err := decodeAsk(ask{kind: askReceipts}.encode()); return err },
 		"too many tasks": func() error { _, err := decodeAsk(ask{kind: askLocks, tasks: many}.encode()); return err },
+		"too much said":  func() error { _, err := decodeSaid(encodeParts(make([][]byte, maxSaid+1))); return err },
+		"nothing said":   func() error { _, err := decodeSaid(encodeParts([][]byte{nil})); return err },
 		"too many listed": func() error {
 			_, err := decodeBucketTasks(encodeBucketTasks(make([]store.BucketTask, syncPage+1)))
 			return err
@@ -138,5 +141,8 @@ func FuzzSyncMessages(f *testing.F) {
 			}
 		}
 		_, _ = decodeDigests(data, ledger.Buckets)
+		if said, err := decodeSaid(data); err == nil && !bytes.Equal(encodeSaid(said), data) {
+			t.Errorf("%x reads as %v", data, said)
+		}
 	})
 }

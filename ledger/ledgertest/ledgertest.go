@@ -23,6 +23,9 @@ func Key(name string) crypto.PrivateKey {
 	return k
 }
 
+// Prompt is what every order asks.
+const Prompt = "What is the answer?"
+
 // Committee is all validators of a genesis with their keys. It is safe for concurrent use.
 type Committee struct {
 	Genesis *ledger.Genesis
@@ -75,7 +78,7 @@ func NewPayer(key crypto.PrivateKey) *Payer { return &Payer{key: key} }
 func (c *Committee) Next(p *Payer) (*ledger.LockCert, *ledger.Receipt) {
 	o := ledger.Order{
 		Payer: p.key.Public(), Nonce: p.nonce, Previous: p.last, Fee: max(c.Genesis.MinFee, ledger.Credit/1000), Split: c.Genesis.Splits[0].ID,
-		Judge: c.Genesis.Judge, MaxAnswers: uint8(len(c.answers)), AnswerDeadline: 1000, ScoreDeadline: 1000,
+		Prompt: crypto.Sum([]byte(Prompt)), Judge: c.Genesis.Judge, MaxAnswers: uint8(len(c.answers)), AnswerDeadline: 1000, ScoreDeadline: 1000,
 	}
 	task := ledger.OrderID(c.Domain, o)
 	p.nonce, p.last = p.nonce+1, task
