@@ -110,13 +110,15 @@ type simTotal struct {
 	Tasks          int            `json:"tasks"`
 	Settled        int            `json:"settled"`
 	Paid           int            `json:"paid"`
+	Fast           int            `json:"fast"` // settled in the one phase without a leader
 	Messages       int            `json:"messages"`
 	Delivered      int            `json:"delivered"`
 	MaxRound       int            `json:"max_round"`
-	OtherSigners   int            `json:"other_signers"` // certificates of one task with other signers at two peers
-	Injected       map[string]int `json:"injected"`      // faults by kind
-	Checked        map[string]int `json:"checked"`       // by invariant
-	Failures       []sim.Result   `json:"failures"`      // the first ones
+	MaxLateRounds  int            `json:"max_late_rounds"` // that an instance took after the faults had stopped
+	OtherSigners   int            `json:"other_signers"`   // certificates of one task with other signers at two peers
+	Injected       map[string]int `json:"injected"`        // faults by kind
+	Checked        map[string]int `json:"checked"`         // by invariant
+	Failures       []sim.Result   `json:"failures"`        // the first ones
 }
 
 const shownFailures = 20
@@ -139,6 +141,8 @@ func (t *simTotal) add(r sim.Result) {
 	t.Tasks += r.Tasks
 	t.Settled += r.Settled
 	t.Paid += r.Paid
+	t.Fast += r.Fast
+	t.MaxLateRounds = max(t.MaxLateRounds, r.LateRounds)
 	t.Messages += r.Messages
 	t.Delivered += r.Delivered
 	t.MaxRound = max(t.MaxRound, r.Rounds)
@@ -229,8 +233,8 @@ func (f *simFlags) many(ctx context.Context, out, progress io.Writer, asJSON boo
 
 func (t *simTotal) print(w io.Writer) {
 	fmt.Fprintf(w, "%d runs from seed %d, %d failed; %.0f runs/s, %.0f s for %.0f s of virtual time\n", t.Runs, t.From, t.Failed, t.RunsPerSecond, t.Seconds, t.VirtualSeconds)
-	fmt.Fprintf(w, "%d tasks, %d settled, %d of them paid; %d messages, delivered %d times; highest round %d; %d certificates by other signers\n\n",
-		t.Tasks, t.Settled, t.Paid, t.Messages, t.Delivered, t.MaxRound, t.OtherSigners)
+	fmt.Fprintf(w, "%d tasks, %d settled, %d of them paid, %d without rounds; %d messages, delivered %d times\n", t.Tasks, t.Settled, t.Paid, t.Fast, t.Messages, t.Delivered)
+	fmt.Fprintf(w, "highest round %d, at most %d after the faults had stopped; %d certificates of one task by other signers\n\n", t.MaxRound, t.MaxLateRounds, t.OtherSigners)
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	counts(tab, "runs by validators", t.ByValidators)
 	counts(tab, "runs by fault", t.ByFault)

@@ -38,6 +38,8 @@ func newAdversary(name string) adversary {
 		return newForger()
 	case "hider":
 		return &hider{victim: -1}
+	case "late":
+		return late{}
 	case "leader":
 		return &evilLeader{}
 	case "liar":
@@ -61,7 +63,7 @@ func newAdversary(name string) adversary {
 }
 
 // Adversaries are the names of all adversaries, ascending.
-var Adversaries = []string{"censor", "double", "equivocator", "forger", "hider", "leader", "liar", "mixed", "mute", "replayer", "spammer", "splitter", "withholder", "yes"}
+var Adversaries = []string{"censor", "double", "equivocator", "forger", "hider", "late", "leader", "liar", "mixed", "mute", "replayer", "spammer", "splitter", "withholder", "yes"}
 
 // drawAdversaries picks up to f validators, or exactly f of the adversary with a name; "none" is none.
 func drawAdversaries(r *rand.Rand, n int, name string) []string {

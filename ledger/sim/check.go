@@ -87,8 +87,10 @@ type checker struct {
 	orders   map[ledger.TaskID]ledger.Order // seen on the wire
 	proposed map[candidate]bool             // with a justification that forces the value
 
-	changed  bool // some node's ledger, or which nodes are up
-	complete bool // done, when that last changed
+	ordered  []ledger.TaskID // all that stand in orders, as they came
+	late     map[ballot]int  // rounds that an honest validator entered since the run is calm, keys as in left
+	changed  bool            // some node's ledger, or which nodes are up
+	complete bool            // done, when that last changed
 }
 
 type ballot struct {
@@ -116,7 +118,7 @@ type nonce struct {
 
 func newChecker(w *world) *checker {
 	return &checker{
-		w: w, votes: map[ledger.Leaf]uint64{}, ballots: map[ballot]crypto.Hash{}, left: map[ballot]uint32{},
+		w: w, votes: map[ledger.Leaf]uint64{}, ballots: map[ballot]crypto.Hash{}, left: map[ballot]uint32{}, late: map[ballot]int{},
 		bundles: map[bundle]crypto.Hash{}, tasks: map[bundle][]ledger.TaskID{}, chain: make([]uint64, w.n), decided: map[instance]crypto.Hash{},
 		nonces: map[nonce]ledger.TaskID{}, orders: map[ledger.TaskID]ledger.Order{}, proposed: map[candidate]bool{},
 	}
@@ -175,7 +177,10 @@ func (c *checker) possible(l ledger.Leaf) bool {
 func (c *checker) onWire(from *node, e *envelope) {
 	switch m := e.message.(type) {
 	case *ledger.OrderMessage:
-		c.orders[e.task] = m.Order.Statement
+		if _, known := c.orders[e.task]; !known {
+			c.orders[e.task] = m.Order.Statement
+			c.ordered = append(c.ordered, e.task)
+		}
 	case *ledger.Proposal:
 		c.onProposal(from, m)
 	case *ledger.Bundle:
@@ -226,7 +231,11 @@ func (c *checker) onVote(v int, l ledger.Leaf) {
 			c.left[in] = l.Round
 			w.result.Rounds = max(w.result.Rounds, int(l.Round))
 			if w.now > w.calm {
-				w.result.LateRounds++
+				c.late[in]++
+				w.result.LateRounds = max(w.result.LateRounds, c.late[in])
+				if c.fails(Liveness, c.late[in] <= lateRounds(w.n)) {
+					c.broken(Liveness, v, "%s, the round %d since the faults have stopped", w.leaf(l), c.late[in])
+				}
 			}
 		}
 	}
@@ -251,6 +260,10 @@ func (c *checker) onVote(v int, l ledger.Leaf) {
 		}
 	}
 }
+
+// lateRounds bounds the rounds in which nothing is decided after the faults have stopped: those that f Byzantine
+// leaders lead, twice, and as long as messages take longer than the first rounds last.
+func lateRounds(n int) int { return 2*((n-1)/3) + 6 }
 
 // decide notes what an instance decides, or may decide.
 func (c *checker) decide(v int, task ledger.TaskID, s ledger.Stage, value crypto.Hash) {
@@ -308,15 +321,38 @@ func (d *disk) holds(b []byte) bool {
 	return false
 }
 
-// logHolds opens what a crash left of a validator's log: every bundle that it sent must be there.
+// logHolds opens what a crash left of a validator's log: every bundle that it sent must be there, after
+// what its votes rest on.
 func (c *checker) logHolds(n *node) {
 	if !n.honest() {
 		return
 	}
 	seen := map[uint64]crypto.Hash{}
+	basis := map[ledger.Leaf]bool{} // votes that what is in the log allows
 	l, err := votelog.Open(c.logOf(n, n.disk), votelog.Replayer{
-		Message: func(ledger.Message) {},
-		Bundle:  func(u *ledger.Bundle) { seen[u.Header.Statement.Seq] = u.Header.Statement.Hash(c.w.domain) },
+		Message: func(m ledger.Message) {
+			switch m := m.(type) {
+			case *ledger.OrderMessage:
+				basis[ledger.LockLeaf(ledger.OrderID(c.w.domain, m.Order.Statement))] = true
+			case *ledger.Prepared:
+				l := m.Votes.Vote
+				l.Kind = ledger.Commit
+				basis[l] = true
+			case *ledger.Value:
+				basis[ledger.Leaf{Kind: ledger.FastCommit, Task: m.Task, Stage: m.Stage, Value: m.Hash(c.w.domain)}] = true
+			}
+		},
+		Bundle: func(u *ledger.Bundle) {
+			seen[u.Header.Statement.Seq] = u.Header.Statement.Hash(c.w.domain)
+			for _, l := range u.Leaves {
+				if l.Kind != ledger.LockVote && l.Kind != ledger.Commit && l.Kind != ledger.FastCommit || n.store.receipts[l.Task] != nil {
+					continue
+				}
+				if c.fails(I5, basis[l]) {
+					c.broken(I5, n.index, "%s is in the log without what it rests on", c.w.leaf(l))
+				}
+			}
+		},
 		Opening: func(ledger.ScoreCommit, ledger.Opening) {},
 	})
 	if err != nil {
@@ -442,13 +478,13 @@ func (c *checker) done() bool {
 
 // unsettled lists tasks that are locked at some honest peer and not settled at all of them.
 func (c *checker) unsettled() (list []string) {
-	for _, t := range c.w.tasks {
-		if !c.lockedAnywhere(t.id) {
+	for _, id := range c.ordered {
+		if !c.lockedAnywhere(id) {
 			continue
 		}
 		for _, n := range c.w.nodes {
-			if n.honest() && n.store.receipts[t.id] == nil {
-				list = append(list, fmt.Sprintf("%s at %s", t.name, n.name))
+			if n.honest() && n.store.receipts[id] == nil {
+				list = append(list, fmt.Sprintf("%s at %s", c.w.task(id), n.name))
 			}
 		}
 	}

@@ -31,13 +31,14 @@ type Result struct {
 	Paid         int           `json:"paid"`
 	Virtual      time.Duration `json:"virtual_ns"`
 	Events       int           `json:"events"`
-	Messages     int           `json:"messages"`  // different ones
-	Delivered    int           `json:"delivered"` // to how many nodes, in sum
-	Refused      int           `json:"refused"`   // messages of adversaries that the verifier refuses
-	Refusals     int           `json:"refusals"`  // times that a validator with an older log was told so
-	Odd          int           `json:"odd"`       // contradictions without proof
-	Rounds       int           `json:"rounds"`    // the highest that was entered
-	LateRounds   int           `json:"late_rounds"`
+	Messages     int           `json:"messages"`    // different ones
+	Delivered    int           `json:"delivered"`   // to how many nodes, in sum
+	Refused      int           `json:"refused"`     // messages of adversaries that the verifier refuses
+	Refusals     int           `json:"refusals"`    // times that a validator with an older log was told so
+	Odd          int           `json:"odd"`         // contradictions without proof
+	Rounds       int           `json:"rounds"`      // the highest that was entered
+	LateRounds   int           `json:"late_rounds"` // the most that a validator entered in an instance after the faults had stopped
+	Fast         int           `json:"fast"`        // tasks settled in the one phase without a leader
 	OtherSigners int           `json:"other_signers"`
 
 	Injected [faultKinds]int `json:"-"`    // by fault
@@ -107,13 +108,16 @@ func (w *world) finish() Result {
 	for _, n := range w.nodes {
 		if n.honest() {
 			r.Settled = max(r.Settled, len(n.store.receipts))
-			paid := 0
+			paid, fast := 0, 0
 			for _, x := range n.store.settledList() {
 				if x.Outcome.Kind == ledger.Paid {
 					paid++
 				}
+				if x.Settle.Vote.Kind == ledger.FastCommit {
+					fast++
+				}
 			}
-			r.Paid = max(r.Paid, paid)
+			r.Paid, r.Fast = max(r.Paid, paid), max(r.Fast, fast)
 		}
 	}
 	r.Virtual, r.Events, r.Hash = w.now, w.events, w.hash
