@@ -27,7 +27,7 @@ type Receipt struct {
 func (r *Receipt) Task() TaskID { return r.Settle.Vote.Task }
 
 // Encode returns the canonical bytes of the receipt.
-func (r *Receipt) Encode() []byte { return r.append(nil) }
+func (r *Receipt) Encode() []byte { return r.append(make([]byte, 0, 4<<10)) } // enough for four validators
 
 func (r *Receipt) append(b []byte) []byte {
 	b = r.Lock.append(r.Order.append(b))

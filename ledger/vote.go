@@ -148,7 +148,7 @@ func (h BundleHeader) check(*Genesis) error {
 func (h BundleHeader) Hash(d crypto.Domain) crypto.Hash { return d.Hash(kindBundle, h.append(nil)) }
 
 // EncodeHeader returns the canonical bytes of a signed header.
-func EncodeHeader(h Signed[BundleHeader]) []byte { return h.append(nil) }
+func EncodeHeader(h Signed[BundleHeader]) []byte { return h.append(make([]byte, 0, headerSize+64)) }
 
 // DecodeHeader reads what [EncodeHeader] wrote. It checks no signature.
 func DecodeHeader(data []byte) (*Signed[BundleHeader], error) {

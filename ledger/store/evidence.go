@@ -24,11 +24,12 @@ func (s *Store) HighestHeader(validator int) *ledger.Signed[ledger.BundleHeader]
 // first, the others add nothing.
 func (s *Store) see(w *write, certificates ...ledger.Certificate) {
 	for _, c := range certificates {
-		for _, p := range c.Proofs {
-			v := int(p.Header.Statement.Validator)
-			if old := s.headers[v]; old == nil || p.Header.Statement.Seq > old.Statement.Seq {
-				s.headers[v] = &p.Header
-				w.set(headerKey(v), ledger.EncodeHeader(p.Header))
+		for i := range c.Proofs {
+			h := &c.Proofs[i].Header
+			v := int(h.Statement.Validator)
+			if old := s.headers[v]; old == nil || h.Statement.Seq > old.Statement.Seq {
+				s.headers[v] = new(*h) // no more than that is kept
+				w.set(headerKey(v), ledger.EncodeHeader(*h))
 			}
 		}
 	}
