@@ -25,7 +25,7 @@ import (
 )
 
 func newBench(g *globals) *cobra.Command {
-	return group("bench", "Measure this machine", benchSettle(g), benchReceipt(g), benchApply(g), benchSync(g))
+	return group("bench", "Measure this machine", benchSettle(g), benchReceipt(g), benchApply(g), benchSync(g), benchVotelog(g))
 }
 
 // settleBench is what bench settle measured. Times are µs.
