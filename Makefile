@@ -14,7 +14,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test vet lint unit race fuzz e2e chaos sim mutants cross bench bench-settle bench-receipt bench-apply clean
+.PHONY: help build demo test vet lint unit race fuzz e2e chaos sim mutants cross bench bench-settle bench-receipt bench-apply bench-votelog clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ bench-settle: build ## time the agreement alone
 
 bench-apply: build ## time how fast a ledger takes settlements
 	./bin/poq bench apply
+
+bench-votelog: build ## count durable votes, beside Badger
+	./bin/poq bench votelog
 
 bench-receipt: build ## size receipts and time their verification
 	./bin/poq bench receipt

@@ -73,6 +73,11 @@ func newLoop(n *Node) (*loop, error) {
 	if l.Outbox, err = votelog.NewOutbox(c); err != nil {
 		return nil, err
 	}
+	if n.self >= 0 {
+		if h := n.store.HighestHeader(n.self); h != nil {
+			_ = l.Mark(n.self, &ledger.Mark{Validator: uint16(n.self), Header: h}) // Signing tells
+		}
+	}
 	if _, err := l.Signing(); err != nil {
 		n.refuse(err)
 	}

@@ -121,9 +121,9 @@ func (o *Outbox) Close() error {
 // Mark takes what another validator saw of this one's bundles. Only when q − 1 have told, so that with
 // this one a quorum knows, does the outbox begin to sign. If one of them saw a bundle that the log does
 // not hold, the outbox never signs again, and Mark returns an error that wraps [ErrBehind]. Marks must
-// have been verified.
+// have been verified. What this validator's own ledger saw may be given, too: it is none of the q − 1.
 func (o *Outbox) Mark(from int, m *ledger.Mark) error {
-	if o.silent() || from == o.Self || int(m.Validator) != o.Self {
+	if o.silent() || int(m.Validator) != o.Self {
 		return nil
 	}
 	if m.Header != nil {
@@ -139,7 +139,9 @@ func (o *Outbox) Mark(from int, m *ledger.Mark) error {
 			return o.refused
 		}
 	}
-	o.marked[from] = true
+	if from != o.Self {
+		o.marked[from] = true
+	}
 	return nil
 }
 

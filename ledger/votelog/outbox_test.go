@@ -266,12 +266,14 @@ func TestMarkOfMoreThanTheLogHoldsEndsSigningForGood(t *testing.T) {
 	for name, c := range map[string]struct {
 		mark  *ledger.Bundle
 		after int // marks that were fine
+		from  int
 	}{
-		"seen more, at once":                       {sent[2], 0},
-		"seen more, before the last":               {sent[2], 1},
-		"seen more, after signing began":           {sent[2], 2},
-		"seen something else, at once":             {&other, 0},
-		"seen something else, after signing began": {&other, 2},
+		"seen more, at once":                       {sent[2], 0, 3},
+		"seen more, before the last":               {sent[2], 1, 3},
+		"seen more, after signing began":           {sent[2], 2, 3},
+		"seen something else, at once":             {&other, 0, 3},
+		"seen something else, after signing began": {&other, 2, 3},
+		"its own ledger has seen more":             {sent[2], 0, 0},
 	} {
 		d := newMemory()
 		{ // a log that holds two of the three
@@ -303,7 +305,7 @@ func TestMarkOfMoreThanTheLogHoldsEndsSigningForGood(t *testing.T) {
 			t.Errorf("%s: %d bundles left", name, was)
 		}
 		p.decide(6)
-		if err := p.Mark(3, mark(c.mark)); !errors.Is(err, ErrBehind) || !strings.Contains(err.Error(), "signs nothing more in this epoch") {
+		if err := p.Mark(c.from, mark(c.mark)); !errors.Is(err, ErrBehind) || !strings.Contains(err.Error(), "signs nothing more in this epoch") {
 			t.Errorf("%s: %v", name, err)
 		}
 		signed, others := p.wire.signed, p.wire.others

@@ -280,18 +280,13 @@ func (l *Log) rotate(need int64) error {
 
 // purge collects the records that are still needed, behind room for a group's header.
 type purge struct {
-	ledger  Ledger // nil: all are needed
-	domain  crypto.Domain
-	settled int // tasks in the ledger when it began
-	kept    []byte
+	ledger Ledger // nil: all are needed
+	domain crypto.Domain
+	kept   []byte
 }
 
 func (c Config) newPurge() *purge {
-	p := &purge{ledger: c.Ledger, domain: ledger.Domain(c.Genesis), kept: make([]byte, groupHeaderSize)}
-	if p.ledger != nil {
-		p.settled = p.ledger.Digest().Tasks
-	}
-	return p
+	return &purge{ledger: c.Ledger, domain: ledger.Domain(c.Genesis), kept: make([]byte, groupHeaderSize)}
 }
 
 func (p *purge) group(records []byte) error {
@@ -313,10 +308,11 @@ func (p *purge) done(before uint64) (uint64, error) {
 	if p.ledger == nil {
 		return before, nil
 	}
+	settled := uint64(p.ledger.Digest().Tasks)
 	if err := p.ledger.Flush(); err != nil {
 		return 0, fmt.Errorf("waiting for the ledger: %w", err)
 	}
-	return max(before, uint64(p.settled)), nil
+	return max(before, settled), nil
 }
 
 func (l *Log) append(typ recordType, payload []byte) {
