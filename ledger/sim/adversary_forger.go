@@ -11,16 +11,19 @@ import (
 // that nobody voted for, proposals that their justification does not carry.
 type forger struct {
 	faithful
-	apart    uint64                      // bundles that it signed apart from its chain
-	proofs   map[uint16]ledger.VoteProof // a vote of each of the others
-	lock     *ledger.Certificate         // of some task
-	prepared *ledger.Prepared            // in some task
-	forged   bool                        // an order of its own was locked, if anybody believed that
-	twisted  ledger.Message              // the last message that it changed,
-	into     []ledger.Message            // and what that became
+	apart    uint64                             // bundles that it signed apart from its chain
+	proofs   map[uint16]ledger.VoteProof        // a vote of each of the others
+	lock     *ledger.Certificate                // of some task
+	prepared *ledger.Prepared                   // in some task
+	prepares map[ledger.Leaf][]ledger.VoteProof // votes of others, by validator
+	forged   bool                               // an order of its own was locked, if anybody believed that
+	twisted  ledger.Message                     // the last message that it changed,
+	into     []ledger.Message                   // and what that became
 }
 
-func newForger() adversary { return &forger{proofs: map[uint16]ledger.VoteProof{}} }
+func newForger() adversary {
+	return &forger{proofs: map[uint16]ledger.VoteProof{}, prepares: map[ledger.Leaf][]ledger.VoteProof{}}
+}
 
 // farSeq is far above the numbers of the bundles that it sends.
 const farSeq = 1 << 32
@@ -43,7 +46,14 @@ func (a *forger) takes(n *node, _ int, m ledger.Message) bool {
 	case *ledger.Bundle:
 		if v := m.Header.Statement.Validator; int(v) != n.self {
 			a.proofs[v] = m.Proof(0)
+			for i, l := range m.Leaves {
+				if l.Kind == ledger.Prepare {
+					a.prepares[l] = append(a.prepares[l], m.Proof(i))
+				}
+			}
 		}
+	case *ledger.SealCert:
+		a.prepare(n, m)
 	case *ledger.LockCert:
 		a.lock = &m.Votes
 		a.lockOwn(n)
@@ -57,6 +67,25 @@ func (a *forger) takes(n *node, _ int, m ledger.Message) bool {
 		}
 	}
 	return true
+}
+
+// prepare makes a prepared certificate of a sealed set out of the votes that it has seen.
+func (a *forger) prepare(n *node, m *ledger.SealCert) {
+	l := m.Votes.Vote
+	l.Kind = ledger.Prepare
+	proofs := append(slices.Clone(a.prepares[l]), a.proof(n, l))
+	slices.SortStableFunc(proofs, func(a, b ledger.VoteProof) int {
+		return int(a.Header.Statement.Validator) - int(b.Header.Statement.Validator)
+	})
+	proofs = slices.CompactFunc(proofs, func(a, b ledger.VoteProof) bool {
+		return a.Header.Statement.Validator == b.Header.Statement.Validator
+	})
+	if len(proofs) >= quorum(n.w.n) {
+		a.prepared = &ledger.Prepared{
+			Votes: ledger.Certificate{Vote: l, Proofs: proofs},
+			Value: ledger.Value{Task: l.Task, Stage: ledger.StageSeal, Seal: m.Value},
+		}
+	}
 }
 
 // lockOwn gossips locks of an order that nobody voted for, of an account that has nothing.
@@ -107,16 +136,27 @@ func (a *forger) sends(n *node, _ int, m ledger.Message) []ledger.Message {
 // twist returns what all others get instead of a message.
 func (a *forger) twist(n *node, m ledger.Message) []ledger.Message {
 	switch m := m.(type) {
+	case *ledger.Signed[ledger.Reveal]:
+		if n.own(m) && n.w.chance(50) {
+			return []ledger.Message{reveal(n, m.Statement)}
+		}
 	case *ledger.RoundChange:
-		if int(m.Proof.Header.Statement.Validator) == n.self && n.w.chance(50) {
+		if n.own(m) && n.w.chance(50) {
 			return []ledger.Message{a.change(n, m)}
 		}
 	case *ledger.Proposal:
-		if int(m.Proof.Header.Statement.Validator) == n.self && n.w.chance(70) {
+		if n.own(m) && n.w.chance(70) {
 			return []ledger.Message{a.proposal(n, m)}
 		}
 	}
 	return []ledger.Message{m}
+}
+
+// reveal shows the best score for every answer, whatever it committed to.
+func reveal(n *node, r ledger.Reveal) ledger.Message {
+	r.Opening.Scores = slices.Repeat([]ledger.Score{ledger.MaxScore}, len(r.Opening.Scores))
+	r.Opening.Salt[0]++
+	return ledger.SignTrusted(n.w.verifier, keys.validators[n.self], r)
 }
 
 // change is a round change with a prepared certificate that there never was, or is of another task.

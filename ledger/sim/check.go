@@ -41,12 +41,13 @@ const (
 	Silent                         // a validator with an older log signs nothing
 	Size                           // messages fit what carries them
 	Justified                      // validators prepare the value that a justification forces, and nothing else
+	Reported                       // a validator that leaves a round tells what it has committed to
 	Chained                        // an order is locked after the one that it names
 	Foreign                        // what was signed in another network or epoch is refused
 	invariants
 )
 
-var invariantNames = [invariants]string{Liveness: "liveness", LogOpens: "log opens", Refused: "refused", Innocent: "innocent", Silent: "silent", Size: "size", Justified: "value(J)", Chained: "order chain", Foreign: "foreign"}
+var invariantNames = [invariants]string{Liveness: "liveness", LogOpens: "log opens", Refused: "refused", Innocent: "innocent", Silent: "silent", Size: "size", Justified: "value(J)", Reported: "reported", Chained: "order chain", Foreign: "foreign"}
 
 // String is the number or the name.
 func (i Invariant) String() string {
@@ -86,6 +87,7 @@ type checker struct {
 	nonces   map[nonce]ledger.TaskID        // orders that can have a lock, or have one
 	orders   map[ledger.TaskID]ledger.Order // seen on the wire
 	proposed map[candidate]bool             // with a justification that forces the value
+	promises map[promise]ledger.TaskID      // honest lock votes
 
 	ordered  []ledger.TaskID // all that stand in orders, as they came
 	late     map[ballot]int  // rounds that an honest validator entered since the run is calm, keys as in left
@@ -120,7 +122,7 @@ func newChecker(w *world) *checker {
 	return &checker{
 		w: w, votes: map[ledger.Leaf]uint64{}, ballots: map[ballot]crypto.Hash{}, left: map[ballot]uint32{}, late: map[ballot]int{},
 		bundles: map[bundle]crypto.Hash{}, tasks: map[bundle][]ledger.TaskID{}, chain: make([]uint64, w.n), decided: map[instance]crypto.Hash{},
-		nonces: map[nonce]ledger.TaskID{}, orders: map[ledger.TaskID]ledger.Order{}, proposed: map[candidate]bool{},
+		nonces: map[nonce]ledger.TaskID{}, orders: map[ledger.TaskID]ledger.Order{}, proposed: map[candidate]bool{}, promises: map[promise]ledger.TaskID{},
 	}
 }
 
@@ -181,6 +183,8 @@ func (c *checker) onWire(from *node, e *envelope) {
 			c.orders[e.task] = m.Order.Statement
 			c.ordered = append(c.ordered, e.task)
 		}
+	case *ledger.RoundChange:
+		c.onChange(from, m)
 	case *ledger.Proposal:
 		c.onProposal(from, m)
 	case *ledger.Bundle:
@@ -241,6 +245,7 @@ func (c *checker) onVote(v int, l ledger.Leaf) {
 	}
 	switch l.Kind {
 	case ledger.LockVote:
+		c.promised(v, l.Task)
 		if o, ok := c.orders[l.Task]; ok && c.possible(l) {
 			at := nonce{o.Payer, o.Nonce}
 			known, again := c.nonces[at]

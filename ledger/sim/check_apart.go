@@ -43,6 +43,43 @@ func (c *checker) chained(n *node) {
 	}
 }
 
+// promise is what a validator votes to lock once: a nonce of a payer (§4).
+type promise struct {
+	validator int
+	nonce
+}
+
+// promised looks at an honest lock vote.
+func (c *checker) promised(v int, task ledger.TaskID) {
+	o, ok := c.orders[task]
+	if !ok {
+		return
+	}
+	at := promise{v, nonce{o.Payer, o.Nonce}}
+	known, again := c.promises[at]
+	c.holds(!again || known == task, I8, v, "votes to lock %s and %s, which have one nonce", c.w.task(known), c.w.task(task))
+	c.promises[at] = task
+}
+
+// onChange looks at what a validator says when it leaves a round: the next leader must learn of every value that
+// it may have helped to decide.
+func (c *checker) onChange(from *node, m *ledger.RoundChange) {
+	v := int(m.Proof.Header.Statement.Validator)
+	if from == nil || !from.honest() || from.self != v {
+		return
+	}
+	told := -1
+	if m.Prepared != nil {
+		told = int(m.Prepared.Votes.Vote.Round)
+	}
+	for round := range m.Round {
+		_, committed := c.ballots[ballot{v, ledger.Commit, m.Task, m.Stage, round}]
+		c.holds(!committed || told >= int(round), Reported, v, "enters round %d of %s, and does not tell what it committed to in round %d", m.Round, c.w.task(m.Task), round)
+	}
+	_, fast := c.ballots[ballot{v, ledger.FastCommit, m.Task, m.Stage, 0}]
+	c.holds(!fast || m.Fast, Reported, v, "enters round %d of %s, and does not tell of its fast-commit", m.Round, c.w.task(m.Task))
+}
+
 // candidate is a value that a leader proposed with a justification that leaves it no choice.
 type candidate struct {
 	instance
