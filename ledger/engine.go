@@ -102,10 +102,11 @@ type logged struct {
 
 // task is an open task.
 type task struct {
-	id     TaskID
-	order  *Signed[Order]
-	locked bool
-	retry  time.Duration
+	id       TaskID
+	order    *Signed[Order]
+	locked   bool
+	retry    time.Duration
+	retrying bool // its timer is set
 
 	locks tally // lock votes
 	lock  Certificate
@@ -423,7 +424,7 @@ func (e *Engine) onOrder(id TaskID, m *OrderMessage) {
 	e.host.Observe(Progress{Task: id, Step: Ordered, Order: &m.Order.Statement, Prompt: m.Prompt})
 	if e.self >= 0 {
 		e.voteLock(t)
-		e.host.SetTimer(Timer{Task: id, Kind: Retry}, t.retry)
+		e.setRetry(t)
 	}
 	e.countLocks(t)
 	e.release(t)
@@ -503,6 +504,14 @@ func (e *Engine) countLocks(t *task) {
 	}
 }
 
+// setRetry sets the first retry timer of a task: when its order comes or, if the lock came first, then.
+func (e *Engine) setRetry(t *task) {
+	if !t.retrying {
+		t.retrying = true
+		e.host.SetTimer(Timer{Task: t.id, Kind: Retry}, t.retry)
+	}
+}
+
 // open applies a LockCert. The task's local deadlines start here (§5).
 func (e *Engine) open(t *task, l *LockCert) {
 	o := l.Order.Statement
@@ -526,7 +535,7 @@ func (e *Engine) open(t *task, l *LockCert) {
 	if e.self < 0 { // nothing to send again; by then the receipt should be here
 		t.retry = time.Duration(o.ScoreDeadline)*time.Millisecond + overdue
 	}
-	e.host.SetTimer(Timer{Task: t.id, Kind: Retry}, t.retry)
+	e.setRetry(t)
 	e.host.Observe(Progress{Task: t.id, Step: Locked, Order: &o})
 	if e.self >= 0 {
 		e.host.SetTimer(Timer{t.id, SealRound, 0}, time.Duration(o.ScoreDeadline)*time.Millisecond+sealGrace)

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -130,93 +129,14 @@ func TestWithheldRevealCostsOnlyTheOneWhoWithholdsIt(t *testing.T) {
 	}
 }
 
-// Faults of all kinds: loss, long delays, crashes with restart from the log, up to f at a time, all at
-// random moments. At the end the network is good again, and everything must be settled alike.
-func TestAgreementSurvivesRandomFaults(t *testing.T) {
-	seeds := uint64(300)
-	if testing.Short() {
-		seeds = 40
-	}
-	for seed := range seeds {
-		r := rand.New(rand.NewPCG(seed, 99))
-		n := []int{4, 4, 4, 5, 7}[r.IntN(5)]
-		s := newSwarm(t, n, seed)
-		const calm = 6 * time.Second
-		loss := r.IntN(30)
-		s.drop = func(from, to int, m Message) bool {
-			return s.now < calm && from != to && to != n && r.IntN(100) < loss
-		}
-		s.delay = func() time.Duration {
-			if s.now < calm && r.IntN(10) == 0 {
-				return time.Duration(r.IntN(600)) * time.Millisecond
-			}
-			return 0
-		}
-		down := 0
-		for range r.IntN(6) {
-			p := s.peers[r.IntN(n)]
-			at := time.Duration(r.IntN(3000)) * time.Millisecond
-			s.after(at, func() {
-				if down < s.genesis.Faults() && !p.down {
-					down++
-					p.down = true
-					s.after(time.Duration(r.IntN(2000))*time.Millisecond, func() {
-						down--
-						p.restart()
-					})
-				}
-			})
-		}
-		id, order := s.order(0, TaskID{}, Credit, 2)
-		s.gossip(n, order)
-		s.after(calm, func() { s.gossip(n, order) }) // the payer's peer sends it again
-		s.answer(id, 0, "one", 20*time.Millisecond, 60*time.Millisecond)
-		s.answer(id, 1, "two", 30*time.Millisecond, 60*time.Millisecond)
-		s.run(5 * time.Minute)
-		s.checkVotes()
-		s.checkAgreement(1)
-		if t.Failed() {
-			t.Fatalf("seed %d (n=%d)\n%s", seed, n, s.trace())
-		}
-	}
-}
-
-// equivocate has validator i vote for another value as well, in every phase, and show each half of the
-// others another one.
-func (s *swarm) equivocate(i int) {
-	p := s.peers[i]
-	s.twist = func(from, to int, m Message) Message {
-		u, ok := m.(*Bundle)
-		if from != i || !ok || to%2 == 0 || to == i {
-			return m
-		}
-		var leaves []Leaf
-		for _, l := range u.Leaves {
-			if l.Kind == Prepare || l.Kind == Commit || l.Kind == FastCommit {
-				l.Value = crypto.Sum([]byte("another value"))
-			}
-			leaves = append(leaves, l)
-		}
-		h := u.Header.Statement
-		other := NewBundle(uint16(i), h.Seq, h.Previous, leaves)
-		other.Sign(s.domain, s.keys[p.self])
-		return &other
-	}
-}
-
-func TestEquivocatingValidatorSplitsNobody(t *testing.T) {
-	for seed := range uint64(40) {
-		s := newSwarm(t, 4, seed)
-		liar := int(seed % 4)
-		s.equivocate(liar)
-		s.drop = func(from, to int, m Message) bool {
-			return s.now < time.Second && from != to && to < 4 && s.random.IntN(5) == 0
-		}
-		s.settleOne()
-		s.checkAgreement(1)
-		s.checkVotes()
-		if t.Failed() {
-			t.Fatalf("seed %d\n%s", seed, s.trace())
+func TestOpenTaskHasOneRetryTimer(t *testing.T) {
+	s := newSwarm(t, 4, 1)
+	_, order := s.order(0, TaskID{}, Credit, 1)
+	s.gossip(4, order)
+	s.run(200 * time.Millisecond)
+	for i, p := range s.peers {
+		if p.engine.OpenTasks() != 1 || p.retries != 1 {
+			t.Errorf("peer %d: %d open tasks, %d retry timers", i, p.engine.OpenTasks(), p.retries)
 		}
 	}
 }

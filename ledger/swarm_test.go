@@ -29,7 +29,6 @@ type swarm struct {
 	score    func(member int, a AnswerID) Score
 	drop     func(from, to int, m Message) bool
 	twist    func(from, to int, m Message) Message // what a Byzantine peer sends instead
-	delay    func() time.Duration                  // on top of up to 5 ms
 }
 
 type delivery struct {
@@ -53,6 +52,7 @@ type peer struct {
 	votes    []Leaf
 	logged   []Message
 	openings []logged
+	retries  int  // retry timers that run
 	down     bool // takes and sends nothing
 }
 
@@ -133,9 +133,6 @@ func (s *swarm) send(from, to int, topic Topic, m Message) {
 		topic = home
 	}
 	delay := time.Duration(s.random.IntN(5000)) * time.Microsecond
-	if s.delay != nil {
-		delay += s.delay()
-	}
 	if from == to {
 		delay = 0
 	}
@@ -216,7 +213,13 @@ func (p *peer) Fetch(id TaskID) {
 
 func (p *peer) SetTimer(t Timer, d time.Duration) {
 	engine := p.engine
+	if t.Kind == Retry {
+		p.retries++
+	}
 	p.swarm.after(d, func() {
+		if t.Kind == Retry {
+			p.retries--
+		}
 		if p.engine == engine && !p.down {
 			p.engine.Timer(t)
 		}
