@@ -14,7 +14,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test vet lint unit race fuzz e2e chaos sim mutants cross bench bench-settle bench-receipt bench-apply bench-votelog clean
+.PHONY: help build demo test vet lint unit race fuzz e2e chaos sim mutants cross bench bench-settle bench-sync bench-receipt bench-apply bench-votelog clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ cross: ## build for other systems
 
 bench: ## benchmarks of judge, language model, ledger and gossip
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem ./...
+
+bench-sync: build ## time how a fresh peer catches up with 100,000 settlements
+	./bin/poq bench sync
 
 bench-settle: build ## time the agreement alone
 	./bin/poq bench settle
