@@ -110,6 +110,9 @@ func (w *world) schedule() {
 			w.after(w.between(0, w.calm), w.crashOne)
 		}
 	}
+	if w.faults&Mass != 0 && r.IntN(3) == 0 {
+		w.after(w.between(0, w.calm), w.crashAll)
+	}
 	if w.faults&Restore != 0 {
 		for range 1 + r.IntN(3) {
 			w.after(w.between(0, w.calm), w.restoreOne)
@@ -187,6 +190,16 @@ func (w *world) crashOne() {
 	}
 }
 
+// crashAll is a power cut: all honest processes die at once.
+func (w *world) crashAll() {
+	w.tell(nil, "outage", "")
+	for _, n := range w.nodes {
+		if n.up && n.evil == nil {
+			n.crash()
+		}
+	}
+}
+
 // crashed plans the next start of a process that died.
 func (w *world) crashed(n *node) {
 	w.inject(Crash)
@@ -201,9 +214,14 @@ func (w *world) crashed(n *node) {
 		d = max(0, w.calm-w.now)
 	}
 	w.after(d, func() {
-		if !n.up {
-			n.start()
+		if n.up {
+			return
 		}
+		fuse := 0
+		if w.faulty(Crash) && w.chance(15) { // it dies again while it starts
+			fuse = 1 + w.random.IntN(8)
+		}
+		n.start(fuse)
 	})
 }
 

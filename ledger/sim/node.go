@@ -44,10 +44,11 @@ type node struct {
 
 func (n *node) honest() bool { return n.evil == nil && !n.restored }
 
-// start is what a process does: it opens its log and its store, takes up open tasks, and connects.
-func (n *node) start() {
+// start is what a process does: it opens its log and its store, takes up open tasks, and connects. With a
+// fuse it dies after so many steps.
+func (n *node) start(fuse int) {
 	w := n.w
-	n.up, n.dying, n.fuse, n.flushing, n.syncing = true, false, 0, false, false
+	n.up, n.dying, n.fuse, n.flushing, n.syncing = true, false, fuse, false, false
 	n.life++
 	w.check.changed = true
 	n.got, n.asked = nil, map[ledger.TaskID]time.Duration{}
@@ -67,10 +68,16 @@ func (n *node) start() {
 		w.check.broken(LogOpens, n.index, "the vote log does not open after a crash: %v", err)
 		return
 	}
-	for _, h := range n.store.headers() {
+	for i, h := range n.store.headers() {
 		if h != nil {
 			n.engine.RestoreHeader(h)
 		}
+		if h != nil && i == n.self && n.evil == nil {
+			n.check(n.self, &ledger.Mark{Validator: uint16(i), Header: h})
+		}
+	}
+	if !n.up {
+		return
 	}
 	for _, p := range n.store.evidence() {
 		n.engine.RestoreEvidence(p)
@@ -81,6 +88,9 @@ func (n *node) start() {
 			n.engine.Resume(l)
 		}
 	})
+	if !n.up {
+		return
+	}
 	if n.self >= 0 {
 		for _, other := range w.nodes[:w.n] {
 			if other != n && other.up {
@@ -110,6 +120,13 @@ func (n *node) every(d time.Duration) {
 					n.fetched(other, id, l)
 				}
 			}
+			for _, l := range n.store.open() {
+				if id := l.Votes.Vote.Task; len(n.engine.Said(id)) == 0 {
+					for _, m := range other.engine.Said(id) {
+						n.fetched(other, id, m)
+					}
+				}
+			}
 		}
 		n.every(n.w.between(2*time.Second, 20*time.Second))
 	})
@@ -119,12 +136,12 @@ func (n *node) reaches(o *node) bool {
 	return o != n && o.up && n.w.links[n.index][o.index].blocked == 0 && n.w.links[o.index][n.index].blocked == 0
 }
 
-// fetched has a certificate of a task arrive that was asked for.
-func (n *node) fetched(from *node, id ledger.TaskID, cert ledger.Message) {
+// fetched has what was asked for about a task arrive.
+func (n *node) fetched(from *node, id ledger.TaskID, m ledger.Message) {
 	if from.evil != nil && !from.evil.serves(from, n, id) {
 		return
 	}
-	e, life := n.w.pack(from, cert), n.life
+	e, life := n.w.pack(from, m), n.life
 	n.w.after(n.w.delay()+n.w.delay(), func() {
 		if n.up && n.life == life {
 			n.receive(from.index, e)

@@ -99,7 +99,7 @@ func (w *world) populate(seed uint64) {
 	slices.Sort(w.result.Adversaries)
 	w.tell(nil, "run", "seed %d: %d validators, adversaries %v, faults %v until %v, %d tasks", seed, w.n, w.evil, w.faults, w.calm, len(w.tasks))
 	for _, n := range w.nodes {
-		n.start()
+		n.start(0)
 	}
 }
 
