@@ -3,7 +3,6 @@ package ledger
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"testing"
 
 	"github.com/poqmesh/poq/crypto"
@@ -169,7 +168,7 @@ func TestRoundChangeBindsWhatIsHeldAndNotWhoSignedIt(t *testing.T) {
 	} {
 		other := *m
 		if change(&other); other.Leaf(s.domain).Value == leaf.Value {
-			t.Error(fmt.Sprintf("it does not bind its %s", name))
+			t.Errorf("it does not bind its %s", name)
 		}
 	}
 }
