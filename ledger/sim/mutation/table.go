@@ -410,7 +410,7 @@ var mutations = []mutation{
 	{
 		name: "outcome-of-a-receipt-not-compared", why: "whoever hands on a receipt says who is paid",
 		breaks: []string{"I10", "I11"}, profile: profile{adversary: "forger"},
-		edits:  []edit{{receipt, "	if !bytes.Equal(again.append(nil), r.Outcome.append(nil)) {", "	if bytes.Equal(again.append(nil), nil) {"}},
+		edits: []edit{{receipt, "	if !bytes.Equal(again.append(nil), r.Outcome.append(nil)) {", "	if bytes.Equal(again.append(nil), nil) {"}},
 	},
 
 	// What stops the ledger
