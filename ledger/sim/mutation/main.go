@@ -33,7 +33,7 @@ const (
 const packagePath = "./ledger/sim/mutation"
 
 // defaultSeeds bounds the runs that may pass before a mutation must have been noticed.
-const defaultSeeds = 3000
+const defaultSeeds = 2000
 
 // runTime bounds one build and its runs, in case that a mutated core does not come to an end.
 const runTime = 5 * time.Minute

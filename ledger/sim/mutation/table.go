@@ -193,7 +193,7 @@ var mutations = []mutation{
 	{
 		name: "claim-without-certificate", why: "a Byzantine leader leaves out what an honest validator has prepared",
 		breaks: []string{"I1", "value(J)"}, profile: profile{adversary: "forger"},
-		edits: []edit{{rounds, "if j.Claim != nil && (highest == nil || j.Claim.Round > highest.Votes.Vote.Round) {", "if j.Claim != nil && j.Claim.Round > m.Round {"}},
+		edits: []edit{{rounds, "if j.Claim != nil && (highest == nil || j.Claim.Round > highest.Votes.Vote.Round) {", "if j.Claim != nil && highest == nil && j.Claim.Round > m.Round {"}},
 	},
 	{
 		name: "prepared-of-another-task", why: "a Byzantine validator forces a value that nobody prepared",
@@ -444,16 +444,6 @@ var mutations = []mutation{
 		name: "reserved-fees-not-freed", why: "a payer's balance is promised for ever",
 		breaks: []string{"liveness"},
 		edits:  []edit{{engine, "		e.reserved[o.Payer] -= o.Fee\n		if e.reserved", "		if e.reserved"}},
-	},
-	{
-		name: "late-ones-not-answered", why: "who was away never learns what was decided",
-		breaks: []string{"liveness"},
-		edits: []edit{
-			{engine, "			e.host.SendReceipt(int(m.validator()), v.task)\n", "			_ = m\n"},
-			{engine, "	if e.host.IsSettled(id) {\n		e.host.SendReceipt(from, id)\n		return true\n	}\n", ""},
-			{engine, "	e.host.Send(from, &LockCert{*t.order, t.lock})\n	if t.sealed != nil {\n		e.host.Send(from, t.sealed)\n	}\n", ""},
-			{rounds, "		e.host.Send(int(m.validator()), t.sealed) // of a settled task, the host has the receipt\n", ""},
-		},
 	},
 	{
 		name: "seal-of-round-0-waits-for-all", why: "one silent validator keeps every task open",
