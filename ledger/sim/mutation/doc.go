@@ -3,9 +3,9 @@
 //
 // A mutation is an edit of the core's source. The core itself knows nothing of it: the edited files are given to
 // go build with -overlay. An edit whose old text does not occur exactly once fails the gate, so that no mutation rots
-// when the core changes. The core as it is must pass all the seeds that the mutations are given.
+// when the core changes. The core as it is must pass all the seeds that the mutations took.
 //
-//	go run ./ledger/sim/mutation                  all mutations, and the core as it is
+//	go run ./ledger/sim/mutation                  all mutations
 //	go run ./ledger/sim/mutation -run 'quorum'    those whose names match
 //	go run ./ledger/sim/mutation -json
 //

@@ -33,7 +33,7 @@ const (
 const packagePath = "./ledger/sim/mutation"
 
 // defaultSeeds bounds the runs that may pass before a mutation must have been noticed.
-const defaultSeeds = 2000
+const defaultSeeds = 5000
 
 // runTime bounds one build and its runs, in case that a mutated core does not come to an end.
 const runTime = 5 * time.Minute
@@ -57,7 +57,7 @@ func main() {
 		}
 		return
 	}
-	match := flag.String("run", "", "only mutations whose names match this regular expression; without it, the core as it is too")
+	match := flag.String("run", "", "only mutations whose names match this regular expression")
 	seeds := flag.Uint64("seeds", defaultSeeds, "runs within which a mutation must be noticed")
 	workers := flag.Int("workers", 2, "mutations at a time")
 	asJSON := flag.Bool("json", false, "print JSON")
@@ -69,7 +69,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	verdicts, err := gate(ctx, chosen, *match == "", *seeds, *workers)
+	verdicts, err := gate(ctx, chosen, *seeds, *workers)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutation:", err)
 		os.Exit(exitFailure)
@@ -86,8 +86,8 @@ func main() {
 	}
 }
 
-// gate tries the mutations, and the core as it is with every profile that one of them names.
-func gate(ctx context.Context, chosen *regexp.Regexp, core bool, seeds uint64, workers int) ([]verdict, error) {
+// gate tries the mutations, and then the core as it is, with the seeds that each profile took.
+func gate(ctx context.Context, chosen *regexp.Regexp, seeds uint64, workers int) ([]verdict, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return nil, err
@@ -98,31 +98,47 @@ func gate(ctx context.Context, chosen *regexp.Regexp, core bool, seeds uint64, w
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 
-	var jobs []mutation
-	if core {
-		var profiles []profile
-		for _, m := range mutations {
-			if !slices.Contains(profiles, m.profile) {
-				profiles = append(profiles, m.profile)
-				jobs = append(jobs, mutation{profile: m.profile})
-			}
-		}
-	}
+	var jobs []job
 	for _, m := range mutations {
 		if chosen.MatchString(m.name) {
-			jobs = append(jobs, m)
+			jobs = append(jobs, job{m, seeds})
 		}
 	}
+	mutated, err := try(ctx, root, filepath.Join(dir, "mutated"), jobs, workers)
+	if err != nil {
+		return nil, err
+	}
+	var core []job
+	for i, v := range mutated {
+		p := jobs[i].profile
+		k := slices.IndexFunc(core, func(j job) bool { return j.profile == p })
+		if k < 0 {
+			k, core = len(core), append(core, job{mutation: mutation{profile: p}})
+		}
+		core[k].seeds = max(core[k].seeds, v.Seeds)
+	}
+	whole, err := try(ctx, root, filepath.Join(dir, "core"), core, workers)
+	return append(mutated, whole...), err
+}
+
+// job is a mutation and the seeds within which it must be noticed. Without a name it is the core as it is, which
+// must pass them all.
+type job struct {
+	mutation
+	seeds uint64
+}
+
+func try(ctx context.Context, root, dir string, jobs []job, workers int) ([]verdict, error) {
 	verdicts := make([]verdict, len(jobs))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
-	for i, m := range jobs {
+	for i, j := range jobs {
 		group.Go(func() error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 			start := time.Now()
-			v := m.try(ctx, root, filepath.Join(dir, fmt.Sprint(i)), seeds)
+			v := j.try(ctx, root, filepath.Join(dir, fmt.Sprint(i)), j.seeds)
 			v.Seconds = time.Since(start).Seconds()
 			verdicts[i] = v
 			fmt.Fprintf(os.Stderr, "%3d of %d  %s\n", i+1, len(jobs), v)

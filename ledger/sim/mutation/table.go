@@ -163,7 +163,7 @@ var mutations = []mutation{
 	},
 	{
 		name: "lowest-prepared-wins", why: "a value that a later round decided is overruled by an older one",
-		breaks: []string{"I1", "value(J)"},
+		breaks: []string{"I1", "value(J)"}, profile: profile{validators: 4, faults: "delay,crash", adversary: "mixed"},
 		edits:  []edit{{rounds, "	if highest := highestPrepared(j); highest != nil {", "	highest := highestPrepared(j)\n	for _, m := range j {\n		if m.Prepared != nil && m.Prepared.Votes.Vote.Round < highest.Votes.Vote.Round {\n			highest = m.Prepared\n		}\n	}\n	if highest != nil {"}},
 	},
 	{
@@ -197,7 +197,7 @@ var mutations = []mutation{
 	},
 	{
 		name: "prepared-of-another-task", why: "a Byzantine validator forces a value that nobody prepared",
-		breaks: []string{"I1", "value(J)", "refused", "liveness", "panic"}, profile: profile{adversary: "forger"},
+		breaks: []string{"I1", "I3", "value(J)", "refused", "liveness", "panic"}, profile: profile{adversary: "forger"},
 		edits: []edit{
 			{rounds, "	want := Leaf{Prepare, task, s, p.Votes.Vote.Round, p.Value.Hash(v.domain)}\n	if p.Value.Task != task || p.Value.Stage != s || p.Votes.Vote != want || want.Round >= below {", "	want := Leaf{Prepare, p.Value.Task, p.Value.Stage, p.Votes.Vote.Round, p.Value.Hash(v.domain)}\n	if p.Votes.Vote != want {"},
 			{rounds, "	sealed, err := v.commitClaims(p.Value.Seal, task)", "	sealed, err := v.commitClaims(p.Value.Seal, p.Value.Task)"},
