@@ -164,7 +164,7 @@ var mutations = []mutation{
 	{
 		name: "lowest-prepared-wins", why: "a value that a later round decided is overruled by an older one",
 		breaks: []string{"I1", "value(J)"}, profile: profile{validators: 4, faults: "delay,crash", adversary: "mixed"},
-		edits:  []edit{{rounds, "	if highest := highestPrepared(j); highest != nil {", "	highest := highestPrepared(j)\n	for _, m := range j {\n		if m.Prepared != nil && m.Prepared.Votes.Vote.Round < highest.Votes.Vote.Round {\n			highest = m.Prepared\n		}\n	}\n	if highest != nil {"}},
+		edits: []edit{{rounds, "	if highest := highestPrepared(j); highest != nil {", "	highest := highestPrepared(j)\n	for _, m := range j {\n		if m.Prepared != nil && m.Prepared.Votes.Vote.Round < highest.Votes.Vote.Round {\n			highest = m.Prepared\n		}\n	}\n	if highest != nil {"}},
 	},
 	{
 		name: "prepared-not-reported", why: "the next leader does not learn what may be decided",
