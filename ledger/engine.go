@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -347,10 +348,9 @@ func (e *Engine) Timer(tm Timer) {
 		e.close(t)
 		e.commitScores(t)
 	case Retry:
-		switch {
-		case e.self < 0:
+		if e.self < 0 {
 			e.host.Fetch(t.id)
-		case t.locked || len(e.sent[t.id]) > 0:
+		} else {
 			e.resend(t)
 		}
 		t.retry = min(2*t.retry, retryMost)
@@ -361,6 +361,9 @@ func (e *Engine) Timer(tm Timer) {
 // resend sends what this validator said of an undecided task once more, in case it was lost. Of an order
 // that it did not vote for it says nothing.
 func (e *Engine) resend(t *task) {
+	if !t.locked && len(e.sent[t.id]) == 0 {
+		return
+	}
 	if !t.locked {
 		e.host.Send(Everyone, &OrderMessage{Order: *t.order})
 	}
@@ -399,9 +402,13 @@ func (e *Engine) Query(from int, id TaskID) (known bool) {
 }
 
 // Mark tells another validator, whose link has come up, how much is known here of what it signed. If
-// it forgot some of that, it must not sign any more.
+// it forgot some of that, it must not sign any more. What undecided tasks need of this validator is sent again:
+// it may have been lost with the link, and their timers may be far apart by now.
 func (e *Engine) Mark(to int) {
 	e.host.Send(to, &Mark{uint16(to), e.recent[to].highest})
+	for _, id := range slices.SortedFunc(maps.Keys(e.tasks), func(a, b TaskID) int { return bytes.Compare(a[:], b[:]) }) {
+		e.resend(e.tasks[id])
+	}
 }
 
 // RestoreHeader puts back the highest bundle header that was seen of a validator.

@@ -84,6 +84,29 @@ func TestTaskWaitsWhenTooManyAreDownAndGoesOnWhenOneReturns(t *testing.T) {
 	}
 }
 
+// However far apart the timers are by then.
+func TestTaskGoesOnAsSoonAsALinkToTheValidatorThatReturnsIsUp(t *testing.T) {
+	for _, away := range []time.Duration{5 * time.Second, 21 * time.Second, 33 * time.Second, 64 * time.Second} {
+		s := newSwarm(t, 4, 1)
+		back := s.peers[1]
+		s.after(50*time.Millisecond, func() { back.down, s.peers[2].down = true, true })
+		_, order := s.order(0, TaskID{}, Credit, 1)
+		s.gossip(4, order)
+		s.after(away, func() {
+			back.restart()
+			for _, other := range []int{0, 3} {
+				s.peers[other].engine.Mark(1)
+				back.engine.Mark(other)
+			}
+		})
+		s.run(away + time.Second)
+		s.checkVotes()
+		if s.peers[0].Tasks() != 1 {
+			t.Errorf("away for %v: the task is not settled within a second\n%s", away, s.trace())
+		}
+	}
+}
+
 // A process may die after its NewRound vote has left and before what the vote stands for.
 func TestTaskGoesOnWhenRoundChangeIsLostInACrash(t *testing.T) {
 	s := newSwarm(t, 4, 1)
