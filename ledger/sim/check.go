@@ -207,7 +207,8 @@ func (c *checker) onBundle(u *ledger.Bundle) {
 			c.tasks[bundle{h.Validator, h.Seq}] = append(c.tasks[bundle{h.Validator, h.Seq}], l.Task)
 		}
 	} else if n := c.w.nodes[v]; n.restored {
-		c.holds(!n.ahead, Silent, v, "signs bundle %d with an older log", h.Seq)
+		seen := c.ahead(n, h.Seq)
+		c.holds(seen <= c.w.genesis.Faults(), Silent, v, "signs bundle %d with an older log, and %d others have seen as much before", h.Seq, seen)
 	}
 	for _, l := range u.Leaves {
 		c.votes[l] |= 1 << v
@@ -395,31 +396,18 @@ func (c *checker) foreign(e *envelope) {
 	c.holds(e.err != nil, Foreign, -1, "%s of another network or epoch is accepted", c.w.describe(e.message))
 }
 
-// aheadOf reports whether so many hold more of a validator's bundles than an older log of it that any q−1
-// of the others include one of them.
-func (c *checker) aheadOf(n *node, old *disk) bool {
-	next := uint64(0)
-	_, err := votelog.Open(c.logOf(n, old), votelog.Replayer{
-		Message: func(ledger.Message) {},
-		Bundle:  func(u *ledger.Bundle) { next = u.Header.Statement.Seq + 1 },
-		Opening: func(ledger.ScoreCommit, ledger.Opening) {},
-	})
-	if err != nil {
-		return true // it will not start at all
-	}
-	ahead := 0
+// ahead counts the honest validators that have had, since they last started, a bundle of another one with this
+// number or a higher one. If they are more than f, one of them is among any q−1 that tell it what they saw.
+func (c *checker) ahead(of *node, seq uint64) (count int) {
 	for _, o := range c.w.nodes[:c.w.n] {
-		if o == n || !o.up || !o.honest() {
-			continue
-		}
-		for _, e := range o.got {
-			if u, ok := e.message.(*ledger.Bundle); ok && int(u.Header.Statement.Validator) == n.self && u.Header.Statement.Seq >= next {
-				ahead++
-				break
-			}
+		if o != of && o.up && o.honest() && slices.ContainsFunc(o.got, func(e *envelope) bool {
+			u, ok := e.message.(*ledger.Bundle)
+			return ok && int(u.Header.Statement.Validator) == of.self && u.Header.Statement.Seq >= seq
+		}) {
+			count++
 		}
 	}
-	return ahead > c.w.genesis.Faults()
+	return count
 }
 
 // locked and settled look at every certificate that is applied.

@@ -237,7 +237,6 @@ func (w *world) restoreOne() {
 		w.tell(n, "restore", "an older vote log")
 		n.crash()
 		n.restored = true
-		n.ahead = w.check.aheadOf(n, saved)
 		saved.step = n.step
 		for _, f := range saved.files {
 			f.disk = saved

@@ -27,7 +27,6 @@ type node struct {
 	up       bool
 	life     int  // counts the starts
 	restored bool // its log was put back to an older one: it counts as faulty
-	ahead    bool // so many saw more than that log holds that it must never sign again
 	amnesia  bool // gossip brings again what it had before: it has restarted
 	fuse     int  // so many steps until the process dies, 0: it does not
 	dying    bool
