@@ -28,7 +28,7 @@ demo: build ## start a network, ask it three questions, verify its ledgers
 		--ask "$$(cat examples/passage.txt)" \
 		--ask "$$(cat examples/summary.txt)"
 
-test: vet lint unit race fuzz e2e cross ## everything that CI runs
+test: vet lint unit race fuzz mutants e2e cross ## everything that CI runs
 
 vet: ## go vet, with and without SIMD
 	$(GO) vet ./...
