@@ -173,7 +173,7 @@ var mutations = []mutation{
 	},
 	{
 		name: "proposal-not-compared", why: "a Byzantine leader proposes what it likes",
-		breaks: []string{"I1", "value(J)"},
+		breaks: []string{"I1", "value(J)"}, profile: profile{adversary: "forger"},
 		edits: []edit{
 			{rounds, "	if v.Hash(e.domain) != m.Value.Hash(e.domain) {", "	v = m.Value\n	if v.Hash(e.domain) != m.Value.Hash(e.domain) {"},
 		},
@@ -280,8 +280,8 @@ var mutations = []mutation{
 	},
 	{
 		name: "torn-group-taken-for-whole", why: "what a crash left of a group is replayed as if it had been synced",
-		breaks: []string{"log opens", "I5", "I2"},
-		edits:  []edit{{segment, "end > h.size || groupHash(p.chain, segment[p.at:end]) != g.hash {", "end > h.size {"}},
+		breaks: []string{"log opens", "I5", "I2"}, profile: profile{faults: "crash,disk"},
+		edits: []edit{{segment, "end > h.size || groupHash(p.chain, segment[p.at:end]) != g.hash {", "end > h.size {"}},
 	},
 	{
 		name: "open-tasks-purged", why: "a new segment of the log forgets votes on tasks that are not settled",
@@ -290,20 +290,20 @@ var mutations = []mutation{
 	},
 	{
 		name: "purged-before-settled-durably", why: "a crash forgets a settlement, and the log its votes",
-		breaks: []string{"I5", "I2", "I1", "log opens"},
-		edits:  []edit{{votelog, "	if err := p.ledger.Flush(); err != nil {", "	if err := error(nil); err != nil {"}},
+		breaks: []string{"I5", "I2", "I1", "log opens"}, profile: profile{faults: "crash,disk"},
+		edits: []edit{{votelog, "	if err := p.ledger.Flush(); err != nil {", "	if err := error(nil); err != nil {"}},
 	},
 	{
 		name: "old-segment-removed-first", why: "a crash while the log moves to a new segment loses both",
-		breaks: []string{"I5", "I2", "log opens"},
+		breaks: []string{"I5", "I2", "log opens"}, profile: profile{faults: "crash,disk"},
 		edits: []edit{
 			{votelog, "	before, name := l.file, segmentName(l.header.number)\n", "	before, name := l.file, segmentName(l.header.number)\n	if err := errors.Join(l.config.Disk.Remove(name), l.config.Disk.Sync()); err != nil {\n		return err\n	}\n"},
 		},
 	},
 	{
 		name: "segment-valid-before-it-is-whole", why: "a crash leaves a segment without what was carried over to it",
-		breaks: []string{"I5", "I2", "log opens"},
-		edits:  []edit{{votelog, "	data := make([]byte, h.size)\n", "	data := make([]byte, h.size)\n	copy(data, h.encode())\n"}},
+		breaks: []string{"I5", "I2", "log opens"}, profile: profile{faults: "crash,disk"},
+		edits: []edit{{votelog, "	data := make([]byte, h.size)\n", "	data := make([]byte, h.size)\n	copy(data, h.encode())\n"}},
 	},
 
 	// Locks and money
