@@ -275,7 +275,7 @@ var mutations = []mutation{
 	},
 	{
 		name: "signs-before-others-have-told", why: "a validator with an older log signs before it can know",
-		breaks: []string{"silent"}, profile: profile{faults: "restore,crash,delay"},
+		breaks: []string{"silent"}, profile: profile{validators: 4, faults: "restore,partition", adversary: "none"},
 		edits: []edit{{outbox, "len(o.marked) >= o.Genesis.Quorum()-1, o.refused", "len(o.marked) >= 0, o.refused"}},
 	},
 	{
