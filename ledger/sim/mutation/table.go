@@ -417,7 +417,7 @@ var mutations = []mutation{
 	{
 		name: "nothing-sent-again", why: "what was lost stays lost",
 		breaks: []string{"liveness"},
-		edits:  []edit{{engine, "		case t.locked || len(e.sent[t.id]) > 0:\n			e.resend(t)\n", ""}},
+		edits:  []edit{{engine, "			e.resend(t)\n", ""}},
 	},
 	{
 		name: "round-timer-not-set", why: "a round whose leader is down never ends",
