@@ -1,6 +1,7 @@
 package crypto
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -14,6 +15,9 @@ type Hash [HashSize]byte
 
 // Sum hashes data.
 func Sum(data []byte) Hash { return sha256.Sum256(data) }
+
+// Compare orders hashes by their bytes.
+func (h Hash) Compare(o Hash) int { return bytes.Compare(h[:], o[:]) }
 
 // IsZero reports whether h is all zero, which stands for "none".
 func (h Hash) IsZero() bool { return h == Hash{} }

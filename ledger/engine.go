@@ -22,7 +22,9 @@ const (
 const (
 	retryFirst = 500 * time.Millisecond
 	retryMost  = 10 * time.Second
-	showGrace  = 5 * time.Second // after commitments closed, so long a panel member waits for a worker to show its answer
+	showGrace  = 5 * time.Second        // after commitments closed, so long a panel member waits for a worker to show its answer
+	linkDelay  = 100 * time.Millisecond // after a link came up, so that others can come up with it
+	linkPause  = time.Second
 	overdue    = 2 * time.Second // after the score deadline a peer that only follows asks for the receipt
 )
 
@@ -49,6 +51,8 @@ type Engine struct {
 	recent   []headers            // by validator
 	accused  map[crypto.Hash]bool // evidence that is kept, by its id
 	silent   map[uint16]bool      // validators that missed a seal and were not heard of since
+	linked   bool                 // a link came up since the open tasks were last sent again
+	paused   bool                 // a LinkUp timer is set
 }
 
 // headers remembers the latest bundle headers of a validator.
@@ -326,6 +330,10 @@ func (e *Engine) release(t *task) {
 
 // Timer tells that a timer set through the host has run down.
 func (e *Engine) Timer(tm Timer) {
+	if tm.Kind == LinkUp {
+		e.linkUp()
+		return
+	}
 	t, ok := e.tasks[tm.Task]
 	if !ok {
 		return
@@ -402,13 +410,27 @@ func (e *Engine) Query(from int, id TaskID) (known bool) {
 }
 
 // Mark tells another validator, whose link has come up, how much is known here of what it signed. If
-// it forgot some of that, it must not sign any more. What undecided tasks need of this validator is sent again:
-// it may have been lost with the link, and their timers may be far apart by now.
+// it forgot some of that, it must not sign any more. Soon after, what undecided tasks need of this validator is
+// sent again: it may have been lost with the link, and their timers may be far apart by now.
 func (e *Engine) Mark(to int) {
 	e.host.Send(to, &Mark{uint16(to), e.recent[to].highest})
-	for _, id := range slices.SortedFunc(maps.Keys(e.tasks), func(a, b TaskID) int { return bytes.Compare(a[:], b[:]) }) {
+	if e.linked = true; !e.paused {
+		e.paused = true
+		e.host.SetTimer(Timer{Kind: LinkUp}, linkDelay)
+	}
+}
+
+// linkUp sends all open tasks again if links came up, then not for a while: links that come and go must
+// not make it talk all the time.
+func (e *Engine) linkUp() {
+	if e.paused = e.linked; !e.linked {
+		return
+	}
+	e.linked = false
+	for _, id := range slices.SortedFunc(maps.Keys(e.tasks), TaskID.Compare) {
 		e.resend(e.tasks[id])
 	}
+	e.host.SetTimer(Timer{Kind: LinkUp}, linkPause)
 }
 
 // RestoreHeader puts back the highest bundle header that was seen of a validator.

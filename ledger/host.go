@@ -71,6 +71,7 @@ const (
 	Retry                               // an undecided task's messages are sent again
 	SealRound                           // a round of the seal instance is over
 	SettleRound                         // a round of the settle instance is over
+	LinkUp                              // of no task: links came up
 )
 
 // Progress is a step of a task as one peer sees it.

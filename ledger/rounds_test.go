@@ -318,3 +318,26 @@ func TestOnlyTheFirstTaskWaitsForAValidatorThatIsDown(t *testing.T) {
 		t.Errorf("after it returned %d commitments are sealed", n)
 	}
 }
+
+func TestLinksThatComeAndGoDoNotHaveEverythingSentAgainEachTime(t *testing.T) {
+	s := newSwarm(t, 4, 1)
+	s.peers[2].down, s.peers[3].down = true, true
+	_, order := s.order(0, TaskID{}, Credit, 1)
+	s.gossip(4, order)
+	s.run(time.Minute) // its own timers are far apart now
+	queries := 0
+	s.drop = func(from, to int, m Message) bool {
+		if _, ok := m.(*Query); ok && from == 0 && to == 1 {
+			queries++
+		}
+		return false
+	}
+	const flaps = 500
+	for i := range flaps {
+		s.after(time.Duration(i)*10*time.Millisecond, func() { s.peers[0].engine.Mark(3) })
+	}
+	s.run(s.now + 8*time.Second)
+	if queries == 0 || queries > 8 {
+		t.Errorf("sent again %d times in 5 s of %d new links", queries, flaps)
+	}
+}

@@ -483,7 +483,7 @@ func (n *node) dirty() {
 
 var timerNames = map[ledger.TimerKind]string{
 	ledger.AnswerDeadline: "answers", ledger.ShowDeadline: "show", ledger.ScoreDeadline: "scores", ledger.Retry: "retry",
-	ledger.SealRound: "seal", ledger.SettleRound: "settle",
+	ledger.SealRound: "seal", ledger.SettleRound: "settle", ledger.LinkUp: "link up",
 }
 
 func validatorName(i int) string { return fmt.Sprint("v", i) }
