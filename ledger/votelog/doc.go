@@ -19,7 +19,7 @@
 //	group:   "grp1" | number(8) | length of its records(4) | hash(32) | CRC-32C of all this(4) | records,
 //	         padded with zeros so that the group ends at a multiple of 512
 //	record:  length of the payload(4) | type(1) | payload
-//	types:   1 message  what a vote refers to: an order, a seal certificate, a value, a prepared certificate
+//	types:   1 message  what a vote refers to: an order, a seal certificate, a value, a prepared certificate; or the mark for which the validator refuses to sign
 //	         2 bundle   a signed bundle
 //	         3 opening  a score commitment and the secret behind it
 //

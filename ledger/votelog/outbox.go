@@ -81,7 +81,13 @@ func NewOutbox(c Config) (*Outbox, error) {
 	}
 	var err error
 	o.log, err = Open(c, Replayer{
-		Message: c.Engine.Restore,
+		Message: func(m ledger.Message) {
+			if mark, ok := m.(*ledger.Mark); ok {
+				o.refused = fmt.Errorf("another bundle %d of this one was seen before it started again: %w", mark.Header.Statement.Seq, ErrBehind)
+			} else {
+				c.Engine.Restore(m)
+			}
+		},
 		Bundle: func(u *ledger.Bundle) {
 			o.note(u.Header.Statement)
 			for _, leaf := range u.Leaves {
@@ -96,7 +102,7 @@ func NewOutbox(c Config) (*Outbox, error) {
 	if t := o.log.tip; t.seq > 0 {
 		o.hashes[t.seq-1] = t.previous
 	}
-	if purged := o.log.header.settled; c.Ledger != nil && uint64(c.Ledger.Digest().Tasks) < purged {
+	if purged := o.log.header.settled; o.refused == nil && c.Ledger != nil && uint64(c.Ledger.Digest().Tasks) < purged {
 		o.refused = fmt.Errorf("the ledger holds %d settled tasks, but held %d when votes were purged: %w", c.Ledger.Digest().Tasks, purged, ErrLedgerBehind)
 	}
 	return o, nil
@@ -134,10 +140,12 @@ func (o *Outbox) Mark(from int, m *ledger.Mark) error {
 		} else if known && own != h.Hash(o.domain) {
 			o.refused = fmt.Errorf("validator %d saw another bundle %d of this one than its log holds: %w", from, h.Seq, ErrBehind)
 		}
-		if o.refused != nil {
-			o.clear()
-			return o.refused
-		}
+	}
+	if o.refused != nil {
+		// Whoever saw it may have forgotten by the next start: what refuses stays in the log.
+		o.clear()
+		o.log.Message(m)
+		return errors.Join(o.refused, o.log.Sync())
 	}
 	if from != o.Self {
 		o.marked[from] = true

@@ -323,6 +323,21 @@ func TestMarkOfMoreThanTheLogHoldsEndsSigningForGood(t *testing.T) {
 		if p.wire.others <= others || p.waiting() > 0 {
 			t.Errorf("%s: %d messages left, %d wait", name, p.wire.others-others, p.waiting())
 		}
+		// Nor after another start, when those who saw it have forgotten, whatever was purged meanwhile.
+		for i := range 10 {
+			p.done.tasks[task(i)] = true
+		}
+		must(t, p.log.rotate(0))
+		must(t, p.Close())
+		p.restart(t)
+		for from := 1; from < 4; from++ {
+			must(t, p.Mark(from, mark(nil)))
+		}
+		p.decide(11)
+		must(t, p.Flush(p.wire))
+		if ok, err := p.Signing(); ok || !errors.Is(err, ErrBehind) || len(p.wire.bundles) > 0 {
+			t.Errorf("%s: after another start it signs: %v, %v", name, ok, err)
+		}
 	}
 }
 

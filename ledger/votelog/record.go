@@ -35,6 +35,9 @@ func decode(typ recordType, payload []byte) (rec record, err error) {
 	switch typ {
 	case recordMessage:
 		rec.message, err = ledger.Decode(ledger.TopicVotes, payload)
+		if m, ok := rec.message.(*ledger.Mark); ok && m.Header == nil {
+			err = errors.New("a mark of nothing")
+		}
 	case recordBundle:
 		var m ledger.Message
 		if m, err = ledger.Decode(ledger.TopicVotes, payload); err == nil {
