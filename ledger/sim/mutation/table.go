@@ -231,7 +231,7 @@ var mutations = []mutation{
 	{
 		name: "basis-not-logged", why: "after a crash a validator no longer shows what its votes rest on",
 		breaks: []string{"I5", "reported"},
-		edits:  []edit{{outbox, "		o.log.Message(m)\n", "		_ = m\n"}},
+		edits:  []edit{{outbox, "range o.basis {\n		o.log.Message(m)\n", "range o.basis {\n		_ = m\n"}},
 	},
 	{
 		name: "openings-not-logged", why: "§6: after a crash a member commits to other scores",
