@@ -109,6 +109,7 @@ type logged struct {
 type task struct {
 	id       TaskID
 	order    *Signed[Order]
+	restored bool // the order is from the log; it has not come since
 	locked   bool
 	retry    time.Duration
 	retrying bool // its timer is set
@@ -161,8 +162,12 @@ func (e *Engine) Restore(m Message) {
 	case *OrderMessage:
 		o := m.Order.Statement
 		if _, applied := e.host.LockedAt(o.Payer, o.Nonce); !applied && e.voted[nonceOf(o)].IsZero() {
-			e.voted[nonceOf(o)] = OrderID(e.domain, o)
+			id := OrderID(e.domain, o)
+			e.voted[nonceOf(o)] = id
 			e.reserved[o.Payer] += o.Fee
+			t := e.task(id) // its payer may have seen it locked, and nobody else may know of it any more
+			t.order, t.restored = &m.Order, true
+			e.setRetry(t)
 		}
 	case *SealCert:
 		e.keepRestored(m.Votes.Vote.Task, m)
@@ -445,11 +450,11 @@ func (h *headers) see(s *Signed[BundleHeader]) {
 // Orders and locks
 
 func (e *Engine) onOrder(id TaskID, m *OrderMessage) {
-	if t, ok := e.tasks[id]; ok && t.order != nil {
+	if t, ok := e.tasks[id]; ok && t.order != nil && !t.restored {
 		return
 	}
 	t := e.task(id)
-	t.order = &m.Order
+	t.order, t.restored = &m.Order, false
 	e.host.Observe(Progress{Task: id, Step: Ordered, Order: &m.Order.Statement, Prompt: m.Prompt})
 	if e.self >= 0 {
 		e.voteLock(t)
@@ -548,7 +553,7 @@ func (e *Engine) open(t *task, l *LockCert) {
 		e.odd(t.id, err.Error())
 		return
 	}
-	t.locked, t.lock, t.order = true, l.Votes, &l.Order
+	t.locked, t.lock, t.order, t.restored = true, l.Votes, &l.Order, false
 	e.publish(t.id, StageLock, l)
 	at := nonceOf(o)
 	if e.voted[at] == t.id {

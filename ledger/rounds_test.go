@@ -341,3 +341,29 @@ func TestLinksThatComeAndGoDoNotHaveEverythingSentAgainEachTime(t *testing.T) {
 		t.Errorf("sent again %d times in 5 s of %d new links", queries, flaps)
 	}
 }
+
+func TestOrderThatAQuorumVotedForIsLockedAfterAllWereRestarted(t *testing.T) {
+	s := newSwarm(t, 4, 5)
+	id, order := s.order(0, TaskID{}, Credit, 1)
+	dark := true
+	s.drop = func(from, to int, m Message) bool { // the power goes off before any vote arrives
+		_, votes := m.(*Bundle)
+		return dark && votes && from != to
+	}
+	s.gossip(4, order)
+	s.run(50 * time.Millisecond)
+	for _, p := range s.peers[:4] {
+		if len(p.votes) != 1 {
+			t.Fatalf("peer %d voted %d times", p.index, len(p.votes))
+		}
+		p.restart()
+	}
+	dark = false
+	s.run(time.Minute)
+	for i, p := range s.peers[:4] {
+		if task, _ := p.LockedAt(s.payer.Public(), 0); task != id {
+			t.Errorf("peer %d has not locked it", i)
+		}
+	}
+	s.checkAgreement(1)
+}
