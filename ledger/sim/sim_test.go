@@ -32,7 +32,7 @@ func seeds(most uint64) uint64 {
 func TestInvariantsHoldWhateverIsDrawn(t *testing.T) {
 	settled, injected := 0, [faultKinds]int{}
 	checked := [invariants]int{}
-	for seed := range seeds(2000) {
+	for seed := range seeds(1500) {
 		r := run(t, Config{Seed: seed})
 		settled += r.Settled
 		for i, n := range r.Injected {
@@ -62,7 +62,7 @@ func TestInvariantsHoldInEveryCommitteeAgainstEveryAdversary(t *testing.T) {
 	for _, name := range Adversaries {
 		for i, n := range Sizes[1:] {
 			t.Run(name, func(t *testing.T) {
-				for seed := range seeds(20) {
+				for seed := range seeds(10) {
 					run(t, Config{Seed: 10_000*uint64(i) + seed, Validators: n, Adversary: name})
 				}
 			})
