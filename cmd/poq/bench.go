@@ -28,6 +28,23 @@ func newBench(g *globals) *cobra.Command {
 	return group("bench", "Measure this machine", benchSettle(g), benchReceipt(g), benchApply(g), benchSync(g), benchVotelog(g))
 }
 
+// benchmark measures something and shows what it measured.
+type benchmark interface {
+	run(ctx context.Context, progress io.Writer) error
+	print(w io.Writer)
+}
+
+func measure(c *cobra.Command, g *globals, b benchmark) error {
+	if err := b.run(c.Context(), c.ErrOrStderr()); err != nil {
+		return err
+	}
+	if g.json {
+		return printJSON(c.OutOrStdout(), b)
+	}
+	b.print(c.OutOrStdout())
+	return nil
+}
+
 // settleBench is what bench settle measured. Times are µs.
 type settleBench struct {
 	Cores       int           `json:"cores"`
@@ -69,14 +86,7 @@ func benchSettle(g *globals) *cobra.Command {
 			return usagef("--tasks %d: the payer can't pay for more than %d", tasks, devnet.PayerBalance/1000)
 		}
 		b := &settleBench{Cores: runtime.NumCPU(), Validators: validators, Down: down, Workers: workers, Tasks: tasks, Concurrency: concurrency}
-		if err := b.run(c.Context(), c.ErrOrStderr()); err != nil {
-			return err
-		}
-		if g.json {
-			return printJSON(c.OutOrStdout(), b)
-		}
-		b.print(c.OutOrStdout())
-		return nil
+		return measure(c, g, b)
 	}
 	return c
 }

@@ -52,14 +52,7 @@ verified on all cores.`,
 		if b.Tasks < 1 || b.Tasks > applyMostTasks || b.Validators < 1 || b.Validators > ledger.MaxValidators {
 			return usagef("want 1 to %d tasks and 1 to %d validators", applyMostTasks, ledger.MaxValidators)
 		}
-		if err := b.run(c.Context(), c.ErrOrStderr()); err != nil {
-			return err
-		}
-		if g.json {
-			return printJSON(c.OutOrStdout(), b)
-		}
-		b.print(c.OutOrStdout())
-		return nil
+		return measure(c, g, b)
 	}
 	return c
 }

@@ -69,14 +69,7 @@ verified, applied and written to disk.`,
 		if serve != "" {
 			return b.serve(c, serve)
 		}
-		if err := b.run(c.Context(), c.ErrOrStderr()); err != nil {
-			return err
-		}
-		if g.json {
-			return printJSON(c.OutOrStdout(), b)
-		}
-		b.print(c.OutOrStdout())
-		return nil
+		return measure(c, g, b)
 	}
 	return c
 }
