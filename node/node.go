@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 
@@ -73,6 +74,7 @@ type config struct {
 	logger   *slog.Logger
 	listen   []multiaddr.Multiaddr
 	peers    []multiaddr.Multiaddr
+	host     host.Host
 	observe  func(Event)
 
 	syncEvery time.Duration // tests make it shorter
@@ -117,6 +119,12 @@ func WithLogger(l *slog.Logger) Option {
 // WithListen sets the addresses to listen on instead of free ports of 127.0.0.1.
 func WithListen(addrs ...multiaddr.Multiaddr) Option {
 	return func(c *config) error { c.listen = append(c.listen, addrs...); return nil }
+}
+
+// WithHost runs the node on a libp2p host made elsewhere, whose key must be the identity's; WithListen has no place
+// then. The node closes the host; when New fails, its maker must.
+func WithHost(h host.Host) Option {
+	return func(c *config) error { c.host = h; return nil }
 }
 
 // WithPeers names peers to stay connected to. Their addresses end in /p2p/<peer id>.
@@ -208,10 +216,17 @@ func (n *Node) identify() error {
 
 func (n *Node) assemble() (err error) {
 	n.syncer = newSyncer(n)
-	if n.host, err = p2p.New(p2p.Config{
-		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Logger: n.log, Topics: topicNames(),
+	conf := p2p.Config{
+		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Host: n.cfg.host, Logger: n.log, Topics: topicNames(),
 		Met: func(p peer.ID) { n.syncer.add(p) },
-	}); err != nil {
+	}
+	if h := n.cfg.host; h != nil {
+		if !h.ID().MatchesPrivateKey(n.identity.Peer) {
+			return fmt.Errorf("the host given is %s's: make it with the identity's peer key", h.ID())
+		}
+		conf.Key = nil
+	}
+	if n.host, err = p2p.New(conf); err != nil {
 		return err
 	}
 	if err = n.restoreOwn(); err != nil {

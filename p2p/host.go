@@ -50,6 +50,10 @@ type Config struct {
 	Key crypto.PrivKey
 	// Listen are the addresses to listen on; nil means a free UDP port (QUIC) and a free TCP port of 127.0.0.1.
 	Listen []multiaddr.Multiaddr
+	// Host is a libp2p host made elsewhere, to be used instead of a fresh one; Key and Listen must then be nil. What it
+	// speaks and which limits it has is its maker's business, but nobody else may run gossipsub on it. The new
+	// Host closes it; when New fails, its maker must.
+	Host host.Host
 	// SeenTTL is how long the id of a gossip message is remembered, in which time the same bytes are not
 	// delivered again; zero means two minutes. It must be longer than the longest time for which a message can
 	// still wander between peers.
@@ -97,6 +101,36 @@ func New(cfg Config) (*Host, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	lh := cfg.Host
+	switch {
+	case lh == nil:
+		var err error
+		if lh, err = startHost(cfg); err != nil {
+			return nil, fmt.Errorf("p2p: start host: %w", err)
+		}
+	case cfg.Key != nil || cfg.Listen != nil:
+		return nil, errors.New("p2p: Config.Host has its own key and addresses: leave Key and Listen out")
+	}
+	h := &Host{
+		network: cfg.Network,
+		topics:  make(map[string]bool),
+		log:     cfg.Logger.With("peer", lh.ID().String()),
+		host:    lh,
+		mesh:    newMeshTracer(),
+		keeping: make(map[peer.ID]bool),
+	}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	if err := h.watchPeers(cfg.Met); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	if err := h.startGossip(cfg); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+// startHost starts a libp2p host.
+func startHost(cfg Config) (host.Host, error) {
 	listen := libp2p.ListenAddrs(cfg.Listen...)
 	if len(cfg.Listen) == 0 {
 		listen = libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0")
@@ -107,7 +141,7 @@ func New(cfg Config) (*Host, error) {
 	libp2p.SetDefaultServiceLimits(&limits)
 	resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()), rcmgr.WithMetricsDisabled())
 	if err != nil {
-		return nil, fmt.Errorf("p2p: resource manager: %w", err)
+		return nil, fmt.Errorf("resource manager: %w", err)
 	}
 	options := []libp2p.Option{
 		listen,
@@ -130,24 +164,9 @@ func New(cfg Config) (*Host, error) {
 	lh, err := libp2p.New(options...)
 	if err != nil {
 		_ = resources.Close()
-		return nil, fmt.Errorf("p2p: start host: %w", err)
+		return nil, err
 	}
-	h := &Host{
-		network: cfg.Network,
-		topics:  make(map[string]bool),
-		log:     cfg.Logger.With("peer", lh.ID().String()),
-		host:    lh,
-		mesh:    newMeshTracer(),
-		keeping: make(map[peer.ID]bool),
-	}
-	h.ctx, h.cancel = context.WithCancel(context.Background())
-	if err := h.watchPeers(cfg.Met); err != nil {
-		return nil, errors.Join(err, h.Close())
-	}
-	if err := h.startGossip(cfg); err != nil {
-		return nil, errors.Join(err, h.Close())
-	}
-	return h, nil
+	return lh, nil
 }
 
 // watchPeers wakes the loops that wait for a peer whenever something about it changed that may help them, and

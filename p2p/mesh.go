@@ -9,6 +9,7 @@ import (
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"google.golang.org/protobuf/proto"
 )
 
 // Stats counts the gossip messages that were lost or dropped on this host since it started. In a
@@ -21,6 +22,17 @@ type Stats struct {
 	Unsent      uint64 // RPCs that found a peer's outbound queue full
 }
 
+// Traffic counts what gossip sent and received on this host since it started: RPCs, which carry messages and
+// control, as they are on the stream, without what the transport adds.
+type Traffic struct {
+	MessagesSent     uint64 // copies of messages, one for each peer that got one
+	MessagesReceived uint64 // copies of messages: Delivered, Duplicates, and what Stats counts as dropped
+	Delivered        uint64 // messages of others that Validate accepted
+	Duplicates       uint64 // copies of messages that were known already
+	BytesSent        uint64 // messages and control
+	BytesReceived    uint64
+}
+
 // meshTracer follows what gossipsub keeps to itself: to whom streams are open and who is in which mesh. Its
 // methods run inside gossipsub's loop and must not block.
 type meshTracer struct {
@@ -30,6 +42,8 @@ type meshTracer struct {
 	changed chan struct{} // closed and replaced at every change
 
 	rejected, ignored, throttled, undelivered, unsent atomic.Uint64
+
+	messagesSent, messagesReceived, delivered, duplicates, bytesSent, bytesReceived atomic.Uint64
 }
 
 var _ pubsub.RawTracer = (*meshTracer)(nil)
@@ -112,17 +126,26 @@ func (t *meshTracer) RejectMessage(_ *pubsub.Message, reason string) {
 	}
 }
 
+func (t *meshTracer) DeliverMessage(*pubsub.Message)   { t.delivered.Add(1) }
+func (t *meshTracer) DuplicateMessage(*pubsub.Message) { t.duplicates.Add(1) }
+
+func (t *meshTracer) RecvRPC(rpc *pubsub.RPC) {
+	t.messagesReceived.Add(uint64(len(rpc.GetPublish())))
+	t.bytesReceived.Add(uint64(proto.Size(&rpc.RPC)))
+}
+
+func (t *meshTracer) SendRPC(rpc *pubsub.RPC, _ peer.ID) {
+	t.messagesSent.Add(uint64(len(rpc.GetPublish())))
+	t.bytesSent.Add(uint64(proto.Size(&rpc.RPC)))
+}
+
 func (t *meshTracer) UndeliverableMessage(*pubsub.Message) { t.undelivered.Add(1) }
 func (t *meshTracer) DropRPC(*pubsub.RPC, peer.ID)         { t.unsent.Add(1) }
 
 func (t *meshTracer) Join(string)                                          {}
 func (t *meshTracer) Leave(string)                                         {}
 func (t *meshTracer) ValidateMessage(*pubsub.Message)                      {}
-func (t *meshTracer) DeliverMessage(*pubsub.Message)                       {}
-func (t *meshTracer) DuplicateMessage(*pubsub.Message)                     {}
 func (t *meshTracer) ThrottlePeer(peer.ID)                                 {}
-func (t *meshTracer) RecvRPC(*pubsub.RPC)                                  {}
-func (t *meshTracer) SendRPC(*pubsub.RPC, peer.ID)                         {}
 func (t *meshTracer) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}
 
 // Stats returns the counters of lost and dropped gossip.
@@ -133,5 +156,17 @@ func (h *Host) Stats() Stats {
 		Throttled:   h.mesh.throttled.Load(),
 		Undelivered: h.mesh.undelivered.Load(),
 		Unsent:      h.mesh.unsent.Load(),
+	}
+}
+
+// Traffic returns the counters of gossip that was sent and received.
+func (h *Host) Traffic() Traffic {
+	return Traffic{
+		MessagesSent:     h.mesh.messagesSent.Load(),
+		MessagesReceived: h.mesh.messagesReceived.Load(),
+		Delivered:        h.mesh.delivered.Load(),
+		Duplicates:       h.mesh.duplicates.Load(),
+		BytesSent:        h.mesh.bytesSent.Load(),
+		BytesReceived:    h.mesh.bytesReceived.Load(),
 	}
 }
