@@ -125,6 +125,34 @@ func (g *Genesis) Encode() []byte {
 	return b
 }
 
+// DecodeGenesis reads what [Genesis.Encode] wrote, and validates it. It keeps no part of data.
+func DecodeGenesis(data []byte) (*Genesis, error) {
+	r := crypto.NewReader(data)
+	g := &Genesis{Network: string(r.Bytes(maxName)), Epoch: r.Uint64(), Judge: r.Hash(), MinFee: r.Uint64()}
+	for range r.Count(maxSplits, 26) {
+		s := Split{ID: r.Uint32(), Workers: r.Uint32(), Validators: r.Uint32()}
+		floor, band := r.Uint32(), r.Uint32()
+		if floor > uint32(MaxScore) || band > uint32(MaxScore) {
+			r.Fail()
+		}
+		s.Floor, s.Band, s.UnpaidBurn = Score(floor), Score(band), r.Uint32()
+		for range r.Count(maxRanks, 4) {
+			s.Ranks = append(s.Ranks, r.Uint32())
+		}
+		g.Splits = append(g.Splits, s)
+	}
+	for range r.Count(MaxValidators, 72) {
+		g.Validators = append(g.Validators, Validator{Name: string(r.Bytes(maxName)), Consensus: r.Key(), Account: r.Key(), Peer: string(r.Bytes(2 * maxName))})
+	}
+	for range r.Count(maxAccounts, 44) {
+		g.Accounts = append(g.Accounts, GenesisAccount{ID: r.Key(), Name: string(r.Bytes(maxName)), Balance: r.Uint64()})
+	}
+	if err := r.End(); err != nil {
+		return nil, fmt.Errorf("genesis: %w", err)
+	}
+	return g, g.Validate()
+}
+
 // Chain returns the chain id. Hashing takes microseconds: keep the result.
 func (g *Genesis) Chain() crypto.Hash {
 	return crypto.Domain{}.Hash("genesis", g.Encode())

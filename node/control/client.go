@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/archive"
 	"github.com/poqmesh/poq/node"
 )
@@ -105,6 +106,15 @@ func (c *Client) Ask(ctx context.Context, q AskRequest, step func(Step)) (*node.
 			step(*u.Step)
 		}
 	}
+}
+
+// Genesis returns the genesis of the network.
+func (c *Client) Genesis(ctx context.Context) (*ledger.Genesis, error) {
+	g := new(ledger.Genesis)
+	if err := c.get(ctx, "/v1/genesis", nil, g); err != nil {
+		return nil, err
+	}
+	return g, g.Validate()
 }
 
 // Accounts returns the accounts in a peer's ledger; peer may be "".

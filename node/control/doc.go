@@ -2,6 +2,7 @@
 // that only its owner can reach.
 //
 //	GET  /v1/status                  who runs here
+//	GET  /v1/genesis                 ledger.Genesis
 //	POST /v1/ask                     AskRequest -> AskUpdates, a JSON document a line
 //	GET  /v1/accounts?peer=NAME      Accounts
 //	GET  /v1/tasks?peer=NAME&n=N     []Task, newest first

@@ -87,6 +87,7 @@ func newServer(version, dir string, g *ledger.Genesis) *Server {
 func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.getStatus)
+	mux.HandleFunc("GET /v1/genesis", s.getGenesis)
 	mux.HandleFunc("POST /v1/ask", s.ask)
 	mux.HandleFunc("GET /v1/accounts", s.accounts)
 	mux.HandleFunc("GET /v1/tasks", s.tasks)
@@ -171,6 +172,10 @@ func (s *Server) Status() Status {
 }
 
 func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) { reply(w, s.Status()) }
+
+func (s *Server) getGenesis(w http.ResponseWriter, _ *http.Request) {
+	reply(w, s.peers[0].Node.Genesis())
+}
 
 // peer finds the peer that a request names; the last one, which asks, if it names none.
 func (s *Server) peer(r *http.Request) (Peer, error) {
