@@ -220,7 +220,9 @@ func (h *Host) startGossip(cfg Config) error {
 			return fmt.Errorf("p2p: topic name %q: want 1 to 128 letters, digits, '.', '_' or '-'", name)
 		}
 		h.topics[h.id(name)] = true
+		h.mesh.counters[h.id(name)] = &topicCounters{}
 	}
+	h.topicNames = slices.Clone(cfg.Topics)
 	s := defaultGossip()
 	if cfg.tune != nil {
 		cfg.tune(&s)

@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // ErrClosed is returned by everything that is used after [Host.Close].
@@ -52,7 +54,7 @@ type Config struct {
 	Listen []multiaddr.Multiaddr
 	// Host is a libp2p host made elsewhere, to be used instead of a fresh one; Key and Listen must then be nil. What it
 	// speaks and which limits it has is its maker's business, but nobody else may run gossipsub on it. The new
-	// Host closes it; when New fails, its maker must.
+	// Host closes it; when New fails, its maker must. Its bytes are not counted, nor are silent peers pinged.
 	Host host.Host
 	// SeenTTL is how long the id of a gossip message is remembered, in which time the same bytes are not
 	// delivered again; zero means two minutes. It must be longer than the longest time for which a message can
@@ -65,6 +67,13 @@ type Config struct {
 	// package-level handler of its gologshim, which only a main package should set.
 	Logger *slog.Logger
 
+	// Registerer gets the metrics of this host and of the libraries below it; nil means that they are only counted. Two
+	// hosts need two registries, or labels that tell them apart. What libp2p itself counts (libp2p_*), it counts for
+	// all hosts of the process together.
+	Registerer prometheus.Registerer
+	// Agent is the name and version of the program, as other peers see it; "" stands for "poq".
+	Agent string
+
 	// tune lets benchmarks compare gossip settings.
 	tune func(*gossipSettings)
 }
@@ -75,10 +84,14 @@ type Host struct {
 	network string
 	topics  map[string]bool
 	log     *slog.Logger
+	traffic *traffic
+	timings *timings
 	host    host.Host
 	gossip  *pubsub.PubSub
 	mesh    *meshTracer
 	watch   watchers
+
+	topicNames []string // Config.Topics
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
@@ -86,6 +99,7 @@ type Host struct {
 	mu      sync.Mutex
 	closed  bool
 	keeping map[peer.ID]bool
+	links   []*Links
 	running sync.WaitGroup
 
 	closeOnce sync.Once
@@ -101,11 +115,11 @@ func New(cfg Config) (*Host, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	lh := cfg.Host
+	lh, seen := cfg.Host, newTraffic()
 	switch {
 	case lh == nil:
 		var err error
-		if lh, err = startHost(cfg); err != nil {
+		if lh, err = startHost(cfg, seen); err != nil {
 			return nil, fmt.Errorf("p2p: start host: %w", err)
 		}
 	case cfg.Key != nil || cfg.Listen != nil:
@@ -116,6 +130,8 @@ func New(cfg Config) (*Host, error) {
 		topics:  make(map[string]bool),
 		log:     cfg.Logger.With("peer", lh.ID().String()),
 		host:    lh,
+		traffic: seen,
+		timings: newTimings(),
 		mesh:    newMeshTracer(),
 		keeping: make(map[peer.ID]bool),
 	}
@@ -126,11 +142,19 @@ func New(cfg Config) (*Host, error) {
 	if err := h.startGossip(cfg); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
+	if cfg.Registerer != nil {
+		if err := h.timings.register(cfg.Registerer, h); err != nil {
+			return nil, errors.Join(err, h.Close())
+		}
+	}
+	if cfg.Host == nil {
+		h.running.Go(h.pulse)
+	}
 	return h, nil
 }
 
-// startHost starts a libp2p host.
-func startHost(cfg Config) (host.Host, error) {
+// startHost starts a libp2p host that reports its traffic.
+func startHost(cfg Config, seen *traffic) (host.Host, error) {
 	listen := libp2p.ListenAddrs(cfg.Listen...)
 	if len(cfg.Listen) == 0 {
 		listen = libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0")
@@ -139,7 +163,13 @@ func startHost(cfg Config) (host.Host, error) {
 	// of its per-address limits, so many hosts of one process may meet on loopback.
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
-	resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()), rcmgr.WithMetricsDisabled())
+	var uncounted []rcmgr.Option
+	if cfg.Registerer == nil {
+		uncounted = append(uncounted, rcmgr.WithMetricsDisabled())
+	} else {
+		rcmgr.MustRegisterWith(cfg.Registerer)
+	}
+	resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()), uncounted...)
 	if err != nil {
 		return nil, fmt.Errorf("resource manager: %w", err)
 	}
@@ -150,13 +180,16 @@ func startHost(cfg Config) (host.Host, error) {
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.ResourceManager(resources),
-		libp2p.UserAgent("poq"),
+		libp2p.UserAgent(cmp.Or(cfg.Agent, "poq")),
+		libp2p.BandwidthReporter(seen),
 		// What a peer with known addresses has no use for, and would keep an idle host busy.
 		libp2p.DisableRelay(),
 		libp2p.DisableIdentifyAddressDiscovery(),
-		libp2p.Ping(false),
-		// libp2p would register its metrics with the process-wide registry.
-		libp2p.DisableMetrics(),
+	}
+	if cfg.Registerer != nil {
+		options = append(options, libp2p.PrometheusRegisterer(cfg.Registerer))
+	} else { // libp2p would register its metrics with the process-wide registry
+		options = append(options, libp2p.DisableMetrics())
 	}
 	if cfg.Key != nil {
 		options = append(options, libp2p.Identity(cfg.Key))
@@ -345,6 +378,7 @@ func (h *Host) Close() error {
 		h.closed = true
 		h.mu.Unlock()
 		h.cancel()
+		h.timings.unregister()
 		if err := h.host.Close(); err != nil {
 			h.closeErr = fmt.Errorf("p2p: close: %w", err)
 		}

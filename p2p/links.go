@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,7 @@ type LinkConfig[T any] struct {
 // safe for concurrent use.
 type Links struct {
 	h        *Host
+	name     string
 	id       protocol.ID
 	maxFrame int
 	allow    func(peer.ID) bool
@@ -53,6 +55,18 @@ type Links struct {
 	mu      sync.Mutex
 	links   map[peer.ID]*link
 	inbound map[peer.ID]*inbound
+
+	sent, received atomic.Uint64 // frames
+}
+
+// LinkStats are the counters of one protocol's links since the host started.
+type LinkStats struct {
+	Protocol string `json:"protocol"`
+	Wanted   int    `json:"wanted"` // peers to whom a link is held
+	Up       int    `json:"up"`     // of these, open now
+	Sent     uint64 `json:"sent"`   // frames
+	Received uint64 `json:"received"`
+	Dropped  uint64 `json:"dropped"` // refused with ErrQueueFull or lost with a broken link
 }
 
 // link is the sending end to one peer.
@@ -82,17 +96,21 @@ func NewLinks[T any](h *Host, cfg LinkConfig[T]) (*Links, error) {
 		return nil, fmt.Errorf("p2p: links %q: Validate and Handle are required", cfg.Name)
 	}
 	l := &Links{
-		h: h, id: id, maxFrame: cfg.MaxFrame, allow: cfg.Allow, up: cfg.Up,
+		h: h, name: cfg.Name, id: id, maxFrame: cfg.MaxFrame, allow: cfg.Allow, up: cfg.Up,
 		links:   make(map[peer.ID]*link),
 		inbound: make(map[peer.ID]*inbound),
 	}
 	l.receive = func(ctx context.Context, from peer.ID, frame []byte) error {
+		l.received.Add(1)
 		msg, err := guard(h, "links "+cfg.Name, func() (T, error) { return cfg.Validate(ctx, from, frame) })
 		if err == nil {
 			cfg.Handle(from, msg)
 		}
 		return err
 	}
+	h.mu.Lock()
+	h.links = append(h.links, l)
+	h.mu.Unlock()
 	h.host.SetStreamHandler(id, l.serve)
 	return l, nil
 }
@@ -143,6 +161,32 @@ func (l *Links) Dropped(to peer.ID) uint64 {
 		return k.dropped.Load()
 	}
 	return 0
+}
+
+// Stats returns the counters.
+func (l *Links) Stats() LinkStats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := LinkStats{Protocol: l.name, Wanted: len(l.links), Sent: l.sent.Load(), Received: l.received.Load()}
+	for _, k := range l.links {
+		s.Dropped += k.dropped.Load()
+		if k.isUp.Load() {
+			s.Up++
+		}
+	}
+	return s
+}
+
+// Links returns the counters of all links, one for each protocol.
+func (h *Host) Links() []LinkStats {
+	h.mu.Lock()
+	links := slices.Clone(h.links)
+	h.mu.Unlock()
+	list := make([]LinkStats, len(links))
+	for i, l := range links {
+		list[i] = l.Stats()
+	}
+	return list
 }
 
 // link returns the link to a peer and starts it the first time.
@@ -258,6 +302,7 @@ func (l *Links) pump(k *link, s network.Stream) error {
 			k.dropped.Add(frames)
 			return err
 		}
+		l.sent.Add(frames)
 	}
 }
 

@@ -2,6 +2,8 @@ package p2p
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,15 +14,26 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Stats counts the gossip messages that were lost or dropped on this host since it started. In a
-// healthy network all but Rejected and Ignored stay at zero.
-type Stats struct {
-	Rejected    uint64 // the sender's fault
-	Ignored     uint64 // dropped by Validate without blame
-	Throttled   uint64 // dropped because too many waited for Validate
-	Undelivered uint64 // Handle was too slow
-	Unsent      uint64 // RPCs that found a peer's outbound queue full
+// Counts are what became of gossip messages. In a healthy network all but Delivered, Duplicates, Rejected and
+// Ignored stay at zero.
+type Counts struct {
+	Delivered   uint64 `json:"delivered"`   // of other peers, new and valid
+	Duplicates  uint64 `json:"duplicates"`  // came once more
+	Rejected    uint64 `json:"rejected"`    // the sender's fault
+	Ignored     uint64 `json:"ignored"`     // dropped by Validate without blame
+	Throttled   uint64 `json:"throttled"`   // dropped because too many waited for Validate
+	Undelivered uint64 `json:"undelivered"` // Handle was too slow
 }
+
+// Stats counts the gossip messages of all topics on this host since it started.
+type Stats struct {
+	Counts
+	Unsent uint64 `json:"unsent"` // RPCs that found a peer's outbound queue full; zero in a healthy network
+}
+
+// Lost is the number of messages, and RPCs full of them, that were lost for want of room: a sign that this host, or a peer, can't
+// keep up.
+func (s Stats) Lost() uint64 { return s.Throttled + s.Undelivered + s.Unsent }
 
 // Traffic counts what gossip sent and received on this host since it started: RPCs, which carry messages and
 // control, as they are on the stream, without what the transport adds.
@@ -33,27 +46,76 @@ type Traffic struct {
 	BytesReceived    uint64
 }
 
-// meshTracer follows what gossipsub keeps to itself: to whom streams are open and who is in which mesh. Its
-// methods run inside gossipsub's loop and must not block.
+// TopicStats is what a host knows of one of its topics.
+type TopicStats struct {
+	Name  string    `json:"name"`
+	Peers int       `json:"peers"` // connected ones that are in the topic
+	Mesh  []peer.ID `json:"mesh"`  // of these, the ones that exchange all messages with this host, ascending
+	Counts
+	BytesIn  uint64 `json:"bytes_in"`  // of messages with duplicates, without overhead
+	BytesOut uint64 `json:"bytes_out"` // likewise
+}
+
+// meshTracer follows what gossipsub keeps to itself: to whom streams are open, who is in which mesh, and what becomes
+// of messages. Its methods run inside gossipsub's loop and must not block.
 type meshTracer struct {
 	mu      sync.Mutex
 	streams map[peer.ID]bool
 	mesh    map[string]map[peer.ID]bool
 	changed chan struct{} // closed and replaced at every change
 
-	rejected, ignored, throttled, undelivered, unsent atomic.Uint64
+	counters map[string]*topicCounters // by topic id; complete before gossip starts
+	foreign  topicCounters             // of all topics that are not ours
+	unsent   atomic.Uint64
 
-	messagesSent, messagesReceived, delivered, duplicates, bytesSent, bytesReceived atomic.Uint64
+	messagesSent, messagesReceived, bytesSent, bytesReceived atomic.Uint64 // see Traffic
+}
+
+// topicCounters count what became of a topic's messages.
+type topicCounters struct {
+	delivered, duplicates, rejected, ignored, throttled, undelivered, in, out atomic.Uint64
+}
+
+func (c *topicCounters) counts() Counts {
+	return Counts{
+		Delivered: c.delivered.Load(), Duplicates: c.duplicates.Load(), Rejected: c.rejected.Load(), Ignored: c.ignored.Load(),
+		Throttled: c.throttled.Load(), Undelivered: c.undelivered.Load(),
+	}
+}
+
+func (c *Counts) add(o Counts) {
+	c.Delivered += o.Delivered
+	c.Duplicates += o.Duplicates
+	c.Rejected += o.Rejected
+	c.Ignored += o.Ignored
+	c.Throttled += o.Throttled
+	c.Undelivered += o.Undelivered
 }
 
 var _ pubsub.RawTracer = (*meshTracer)(nil)
 
 func newMeshTracer() *meshTracer {
 	return &meshTracer{
-		streams: make(map[peer.ID]bool),
-		mesh:    make(map[string]map[peer.ID]bool),
-		changed: make(chan struct{}),
+		streams:  make(map[peer.ID]bool),
+		mesh:     make(map[string]map[peer.ID]bool),
+		changed:  make(chan struct{}),
+		counters: make(map[string]*topicCounters),
 	}
+}
+
+// topic returns the counters of the topic with an id.
+func (t *meshTracer) topic(id string) *topicCounters {
+	if c, ok := t.counters[id]; ok {
+		return c
+	}
+	return &t.foreign
+}
+
+// members returns who is in a topic's mesh, in no order.
+func (t *meshTracer) members(topic string) []peer.ID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.AppendSeq(make([]peer.ID, 0, len(t.mesh[topic])), maps.Keys(t.mesh[topic]))
 }
 
 // wait returns when streams to all of peers are open and the topic's mesh has at least degree members.
@@ -115,32 +177,40 @@ func (t *meshTracer) Prune(p peer.ID, topic string) {
 	t.update(func() { delete(t.mesh[topic], p) })
 }
 
-func (t *meshTracer) RejectMessage(_ *pubsub.Message, reason string) {
+func (t *meshTracer) RejectMessage(m *pubsub.Message, reason string) {
+	c := t.topic(m.GetTopic())
 	switch reason {
 	case pubsub.RejectValidationIgnored:
-		t.ignored.Add(1)
+		c.ignored.Add(1)
 	case pubsub.RejectValidationQueueFull:
-		t.throttled.Add(1)
+		c.throttled.Add(1)
 	default:
-		t.rejected.Add(1)
+		c.rejected.Add(1)
 	}
 }
 
-func (t *meshTracer) DeliverMessage(*pubsub.Message)   { t.delivered.Add(1) }
-func (t *meshTracer) DuplicateMessage(*pubsub.Message) { t.duplicates.Add(1) }
+func (t *meshTracer) DeliverMessage(m *pubsub.Message)   { t.topic(m.GetTopic()).delivered.Add(1) }
+func (t *meshTracer) DuplicateMessage(m *pubsub.Message) { t.topic(m.GetTopic()).duplicates.Add(1) }
+func (t *meshTracer) UndeliverableMessage(m *pubsub.Message) {
+	t.topic(m.GetTopic()).undelivered.Add(1)
+}
+func (t *meshTracer) DropRPC(*pubsub.RPC, peer.ID) { t.unsent.Add(1) }
 
-func (t *meshTracer) RecvRPC(rpc *pubsub.RPC) {
-	t.messagesReceived.Add(uint64(len(rpc.GetPublish())))
-	t.bytesReceived.Add(uint64(proto.Size(&rpc.RPC)))
+func (t *meshTracer) RecvRPC(r *pubsub.RPC) {
+	t.messagesReceived.Add(uint64(len(r.GetPublish())))
+	t.bytesReceived.Add(uint64(proto.Size(&r.RPC)))
+	for _, m := range r.GetPublish() {
+		t.topic(m.GetTopic()).in.Add(uint64(len(m.GetData())))
+	}
 }
 
-func (t *meshTracer) SendRPC(rpc *pubsub.RPC, _ peer.ID) {
-	t.messagesSent.Add(uint64(len(rpc.GetPublish())))
-	t.bytesSent.Add(uint64(proto.Size(&rpc.RPC)))
+func (t *meshTracer) SendRPC(r *pubsub.RPC, _ peer.ID) {
+	t.messagesSent.Add(uint64(len(r.GetPublish())))
+	t.bytesSent.Add(uint64(proto.Size(&r.RPC)))
+	for _, m := range r.GetPublish() {
+		t.topic(m.GetTopic()).out.Add(uint64(len(m.GetData())))
+	}
 }
-
-func (t *meshTracer) UndeliverableMessage(*pubsub.Message) { t.undelivered.Add(1) }
-func (t *meshTracer) DropRPC(*pubsub.RPC, peer.ID)         { t.unsent.Add(1) }
 
 func (t *meshTracer) Join(string)                                          {}
 func (t *meshTracer) Leave(string)                                         {}
@@ -148,24 +218,38 @@ func (t *meshTracer) ValidateMessage(*pubsub.Message)                      {}
 func (t *meshTracer) ThrottlePeer(peer.ID)                                 {}
 func (t *meshTracer) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}
 
-// Stats returns the counters of lost and dropped gossip.
+// Stats returns the counters of gossip over all topics.
 func (h *Host) Stats() Stats {
-	return Stats{
-		Rejected:    h.mesh.rejected.Load(),
-		Ignored:     h.mesh.ignored.Load(),
-		Throttled:   h.mesh.throttled.Load(),
-		Undelivered: h.mesh.undelivered.Load(),
-		Unsent:      h.mesh.unsent.Load(),
+	s := Stats{Counts: h.mesh.foreign.counts(), Unsent: h.mesh.unsent.Load()}
+	for _, c := range h.mesh.counters {
+		s.add(c.counts())
 	}
+	return s
+}
+
+// Topics returns what is known of each of Config.Topics, in their order.
+func (h *Host) Topics() []TopicStats {
+	list := make([]TopicStats, 0, len(h.topicNames))
+	for _, name := range h.topicNames {
+		id := h.id(name)
+		c, mesh := h.mesh.topic(id), h.mesh.members(id)
+		slices.Sort(mesh)
+		list = append(list, TopicStats{
+			Name: name, Peers: len(h.gossip.ListPeers(id)), Mesh: mesh,
+			Counts: c.counts(), BytesIn: c.in.Load(), BytesOut: c.out.Load(),
+		})
+	}
+	return list
 }
 
 // Traffic returns the counters of gossip that was sent and received.
 func (h *Host) Traffic() Traffic {
+	s := h.Stats()
 	return Traffic{
 		MessagesSent:     h.mesh.messagesSent.Load(),
 		MessagesReceived: h.mesh.messagesReceived.Load(),
-		Delivered:        h.mesh.delivered.Load(),
-		Duplicates:       h.mesh.duplicates.Load(),
+		Delivered:        s.Delivered,
+		Duplicates:       s.Duplicates,
 		BytesSent:        h.mesh.bytesSent.Load(),
 		BytesReceived:    h.mesh.bytesReceived.Load(),
 	}

@@ -104,10 +104,12 @@ func (h *Host) Serve(cfg ServeConfig) error {
 
 // answer reads a request, has it handled and writes the response.
 func (h *Host) answer(ctx context.Context, s network.Stream, cfg ServeConfig, slots *slots) error {
+	begin := time.Now()
 	body, err := h.respond(ctx, s, cfg, slots)
 	if err == nil && len(body) > MaxBody {
 		err = fmt.Errorf("%w: response of %d bytes", ErrTooLarge, len(body))
 	}
+	h.timings.serve(cfg.Name, begin, err)
 	if err != nil {
 		body = nil
 		h.log.Debug("request refused", "protocol", cfg.Name, "from", s.Conn().RemotePeer().String(), "err", err)
@@ -180,7 +182,9 @@ func (h *Host) Request(ctx context.Context, to peer.ID, name string, req []byte,
 		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
 		defer cancel()
 	}
+	begin := time.Now()
 	body, err := h.request(ctx, to, id, req, maxResponse)
+	h.timings.request(name, begin, err)
 	switch {
 	case err == nil:
 		return body, nil

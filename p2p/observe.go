@@ -1,0 +1,319 @@
+package p2p
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode"
+
+	"github.com/libp2p/go-libp2p/core/metrics"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+)
+
+// Liveness. A transport notices only after half a minute that the machine at the other end is gone, so a peer that
+// says nothing for a pulse is pinged. If neither says anything one ping serves both, since whoever answers hears it too.
+const (
+	pulse = 5 * time.Second
+	// GoneAfter is the silence after which a peer counts as gone: two pulses, one lost ping.
+	GoneAfter = 15 * time.Second
+	// A peer that is gone is remembered for rememberGone, of these peers the latest maxGone.
+	rememberGone = 10 * time.Minute
+	maxGone      = 256
+)
+
+// maxAgent bounds what is kept of the name that another peer gives to its program.
+const maxAgent = 64
+
+// Bandwidth is how much went over streams, with what libp2p itself says on them, without encryption and transport.
+type Bandwidth struct {
+	In      uint64 `json:"in"` // bytes since the host started
+	Out     uint64 `json:"out"`
+	InRate  uint64 `json:"in_rate"` // bytes per second, over the last five seconds
+	OutRate uint64 `json:"out_rate"`
+}
+
+// PeerInfo is what a host knows of another one that is connected, or was.
+type PeerInfo struct {
+	ID        peer.ID   `json:"id"`
+	Connected bool      `json:"connected"`
+	Gone      bool      `json:"gone"`              // not connected, or not heard for GoneAfter
+	Heard     time.Time `json:"heard"`             // when the last byte came from it
+	Since     time.Time `json:"since,omitzero"`    // when the oldest open connection began
+	Addr      string    `json:"addr,omitempty"`    // its address at the other end of that connection
+	Inbound   bool      `json:"inbound,omitempty"` // it dialled us
+	LatencyUS int64     `json:"latency_us"`        // round trip, smoothed over the pings so far; 0 before the first one
+	Agent     string    `json:"agent,omitempty"`   // what it calls its program, at most 64 printable characters
+	Streams   int       `json:"streams"`
+	Topics    []string  `json:"topics"` // in whose mesh it is, in the order of Config.Topics
+	Bandwidth
+}
+
+// traffic counts bytes by peer and by protocol, and knows when each peer was last heard. It is the library's reporter, whose
+// own implementation keeps a goroutine for ever.
+type traffic struct {
+	total     flow
+	protocols sync.Map // protocol.ID -> *flow
+	peers     sync.Map // peer.ID -> *flow
+}
+
+// flow counts one direction each.
+type flow struct {
+	in, out         atomic.Uint64
+	inRate, outRate atomic.Uint64
+	heard           atomic.Int64 // unix nanoseconds
+
+	lastIn, lastOut uint64 // of the tick before; used by tick alone
+}
+
+func (f *flow) bandwidth() Bandwidth {
+	return Bandwidth{In: f.in.Load(), Out: f.out.Load(), InRate: f.inRate.Load(), OutRate: f.outRate.Load()}
+}
+
+func (f *flow) tick(since time.Duration) {
+	in, out := f.in.Load(), f.out.Load()
+	f.inRate.Store(uint64(float64(in-f.lastIn) / since.Seconds()))
+	f.outRate.Store(uint64(float64(out-f.lastOut) / since.Seconds()))
+	f.lastIn, f.lastOut = in, out
+}
+
+var _ metrics.Reporter = (*traffic)(nil)
+
+func newTraffic() *traffic { return &traffic{} }
+
+func flowOf[K comparable](m *sync.Map, k K) *flow {
+	if f, ok := m.Load(k); ok {
+		return f.(*flow)
+	}
+	f, _ := m.LoadOrStore(k, &flow{})
+	return f.(*flow)
+}
+
+// LogRecvMessageStream implements metrics.Reporter.
+func (t *traffic) LogRecvMessageStream(n int64, proto protocol.ID, p peer.ID) {
+	f := flowOf(&t.peers, p)
+	f.in.Add(uint64(n))
+	f.heard.Store(time.Now().UnixNano())
+	flowOf(&t.protocols, proto).in.Add(uint64(n))
+}
+
+// LogSentMessageStream implements metrics.Reporter.
+func (t *traffic) LogSentMessageStream(n int64, proto protocol.ID, p peer.ID) {
+	flowOf(&t.peers, p).out.Add(uint64(n))
+	flowOf(&t.protocols, proto).out.Add(uint64(n))
+}
+
+// LogRecvMessage implements metrics.Reporter.
+func (t *traffic) LogRecvMessage(n int64) { t.total.in.Add(uint64(n)) }
+
+// LogSentMessage implements metrics.Reporter.
+func (t *traffic) LogSentMessage(n int64) { t.total.out.Add(uint64(n)) }
+
+func stats(f *flow) metrics.Stats {
+	b := f.bandwidth()
+	return metrics.Stats{TotalIn: int64(b.In), TotalOut: int64(b.Out), RateIn: float64(b.InRate), RateOut: float64(b.OutRate)}
+}
+
+func statsOf[K comparable](m *sync.Map) map[K]metrics.Stats {
+	all := map[K]metrics.Stats{}
+	m.Range(func(k, f any) bool {
+		all[k.(K)] = stats(f.(*flow))
+		return true
+	})
+	return all
+}
+
+// GetBandwidthForPeer implements metrics.Reporter.
+func (t *traffic) GetBandwidthForPeer(p peer.ID) metrics.Stats { return stats(flowOf(&t.peers, p)) }
+
+// GetBandwidthForProtocol implements metrics.Reporter.
+func (t *traffic) GetBandwidthForProtocol(p protocol.ID) metrics.Stats {
+	return stats(flowOf(&t.protocols, p))
+}
+
+// GetBandwidthTotals implements metrics.Reporter.
+func (t *traffic) GetBandwidthTotals() metrics.Stats { return stats(&t.total) }
+
+// GetBandwidthByPeer implements metrics.Reporter.
+func (t *traffic) GetBandwidthByPeer() map[peer.ID]metrics.Stats { return statsOf[peer.ID](&t.peers) }
+
+// GetBandwidthByProtocol implements metrics.Reporter.
+func (t *traffic) GetBandwidthByProtocol() map[protocol.ID]metrics.Stats {
+	return statsOf[protocol.ID](&t.protocols)
+}
+
+// Reset implements metrics.Reporter.
+func (t *traffic) Reset() {
+	t.peers.Clear()
+	t.protocols.Clear()
+}
+
+// TrimIdle implements metrics.Reporter.
+func (t *traffic) TrimIdle(since time.Time) { t.forget(func(peer.ID) bool { return false }, since) }
+
+// forget drops peers that are not kept and were not heard since, and of the others that are not kept all but the maxGone
+// latest.
+func (t *traffic) forget(keep func(peer.ID) bool, since time.Time) {
+	type heard struct {
+		p  peer.ID
+		at int64
+	}
+	var rest []heard
+	t.peers.Range(func(k, f any) bool {
+		if p, at := k.(peer.ID), f.(*flow).heard.Load(); !keep(p) {
+			if at < since.UnixNano() {
+				t.peers.Delete(p)
+			} else {
+				rest = append(rest, heard{p, at})
+			}
+		}
+		return true
+	})
+	slices.SortFunc(rest, func(a, b heard) int { return cmp.Compare(b.at, a.at) })
+	for i := maxGone; i < len(rest); i++ {
+		t.peers.Delete(rest[i].p)
+	}
+}
+
+func (t *traffic) tick(since time.Duration) {
+	t.total.tick(since)
+	for _, m := range []*sync.Map{&t.peers, &t.protocols} {
+		m.Range(func(_, f any) bool {
+			f.(*flow).tick(since)
+			return true
+		})
+	}
+}
+
+// pulse pings the peers that say nothing, and keeps the rates, until the host closes.
+func (h *Host) pulse() {
+	tick := time.NewTicker(pulse)
+	defer tick.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-tick.C:
+		case <-h.ctx.Done():
+			return
+		}
+		now := time.Now()
+		h.traffic.tick(now.Sub(last))
+		last = now
+		h.traffic.forget(h.linkedTo, now.Add(-rememberGone))
+		for _, p := range h.Peers() {
+			if now.UnixNano()-flowOf(&h.traffic.peers, p).heard.Load() < int64(pulse) {
+				continue
+			}
+			h.running.Go(func() {
+				ctx, cancel := context.WithTimeout(h.ctx, pulse)
+				defer cancel()
+				_, _ = h.Ping(ctx, p) // that it was heard is noted by the way
+			})
+		}
+	}
+}
+
+// linkedTo says whether a connection to p is open, relayed ones included.
+func (h *Host) linkedTo(p peer.ID) bool { return len(h.host.Network().ConnsToPeer(p)) > 0 }
+
+// Ping measures the time until a peer has answered a few bytes. The peer is dialled if it is not connected
+// and its address is known. A context without deadline gets one of 10 s.
+func (h *Host) Ping(ctx context.Context, p peer.ID) (time.Duration, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(h.ctx, cancel)()
+	answers := ping.Ping(ctx, h.host, p)
+	var r ping.Result
+	select {
+	case r = <-answers:
+	case <-ctx.Done():
+		r.Error = ctx.Err()
+	}
+	if r.Error == nil && r.RTT == 0 { // closed, for ctx has ended
+		r.Error = cmp.Or(ctx.Err(), errors.New("no answer"))
+	}
+	cancel()
+	for range answers { // the library's goroutine ends with its stream
+	}
+	switch {
+	case r.Error == nil:
+	case h.ctx.Err() != nil:
+		return 0, ErrClosed
+	default:
+		return 0, fmt.Errorf("p2p: ping %s: %w", p, r.Error)
+	}
+	return r.RTT, nil
+}
+
+// Bandwidth returns what went over all streams.
+func (h *Host) Bandwidth() Bandwidth { return h.traffic.total.bandwidth() }
+
+// PeerInfos returns what is known of the peers that are connected, and of those that were within the last ten minutes,
+// ascending by id.
+func (h *Host) PeerInfos() []PeerInfo {
+	meshes := map[peer.ID][]string{}
+	for _, t := range h.Topics() {
+		for _, p := range t.Mesh {
+			meshes[p] = append(meshes[p], t.Name)
+		}
+	}
+	list := []PeerInfo{}
+	now := time.Now()
+	h.traffic.peers.Range(func(k, f any) bool {
+		i := h.info(k.(peer.ID), f.(*flow))
+		i.Gone = !i.Connected || now.Sub(i.Heard) > GoneAfter
+		if i.Topics = meshes[i.ID]; i.Topics == nil {
+			i.Topics = []string{}
+		}
+		list = append(list, i)
+		return true
+	})
+	slices.SortFunc(list, func(a, b PeerInfo) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
+func (h *Host) info(p peer.ID, f *flow) PeerInfo {
+	i := PeerInfo{
+		ID: p, Heard: time.Unix(0, f.heard.Load()), Bandwidth: f.bandwidth(),
+		LatencyUS: h.host.Peerstore().LatencyEWMA(p).Microseconds(),
+	}
+	if agent, err := h.host.Peerstore().Get(p, "AgentVersion"); err == nil {
+		if s, ok := agent.(string); ok {
+			i.Agent = printable(s, maxAgent)
+		}
+	}
+	for _, c := range h.host.Network().ConnsToPeer(p) {
+		i.Streams += len(c.GetStreams())
+		if s := c.Stat(); !i.Connected || s.Opened.Before(i.Since) {
+			i.Connected, i.Since = true, s.Opened
+			i.Addr, i.Inbound = c.RemoteMultiaddr().String(), s.Direction == network.DirInbound
+		}
+	}
+	return i
+}
+
+// printable makes foreign text fit to be shown on a terminal.
+func printable(s string, most int) string {
+	clean := strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+	if runes := []rune(clean); len(runes) > most {
+		return string(runes[:most])
+	}
+	return clean
+}
