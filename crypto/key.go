@@ -55,6 +55,9 @@ func GenerateKey(random io.Reader) (PrivateKey, error) {
 	return PrivateKey{ed25519.NewKeyFromSeed(seed)}, nil
 }
 
+// IsZero reports whether k is no key.
+func (k PrivateKey) IsZero() bool { return k.key == nil }
+
 // Public returns the key that verifies k's signatures.
 func (k PrivateKey) Public() (p PublicKey) {
 	copy(p[:], k.key[ed25519.SeedSize:])

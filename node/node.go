@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/llm"
+	"github.com/poqmesh/poq/node/keystore"
 	"github.com/poqmesh/poq/p2p"
 	"github.com/poqmesh/poq/quality"
 )
@@ -26,7 +28,7 @@ import (
 type Node struct {
 	cfg      config
 	log      *slog.Logger
-	identity Identity
+	identity keystore.Identity
 	genesis  *ledger.Genesis
 	domain   crypto.Domain
 	self     int // index in the committee, -1 for all others
@@ -68,7 +70,7 @@ type Node struct {
 type config struct {
 	dir      string
 	genesis  *ledger.Genesis
-	identity *Identity
+	identity *keystore.Identity
 	engine   llm.Engine
 	judge    quality.Judge
 	logger   *slog.Logger
@@ -94,9 +96,9 @@ func WithGenesis(g *ledger.Genesis) Option {
 	return func(c *config) error { c.genesis = g; return g.Validate() }
 }
 
-// WithIdentity gives the node its keys. Without it they are read from the data directory, and made
-// there when it has none.
-func WithIdentity(id Identity) Option {
+// WithIdentity gives the node its keys. Without it they are read from the data directory, where they must not be
+// encrypted. What a peer needs there and lacks is made: a peer key and an account key.
+func WithIdentity(id keystore.Identity) Option {
 	return func(c *config) error { c.identity = &id; return nil }
 }
 
@@ -147,7 +149,7 @@ type Event struct {
 // New prepares a node and opens its ledger; [Node.Start] connects it. ctx bounds New alone. A data
 // directory that another process uses gives an error that wraps store.ErrInUse.
 func New(ctx context.Context, opts ...Option) (*Node, error) {
-	n := &Node{log: slog.Default(), ownFees: map[ledger.TaskID]ledger.Amount{}, self: -1}
+	n := &Node{log: slog.Default(), ownFees: map[ledger.TaskID]ledger.Amount{}}
 	n.cfg.syncEvery = syncEvery
 	for _, o := range opts {
 		if err := o(&n.cfg); err != nil {
@@ -184,24 +186,31 @@ func New(ctx context.Context, opts ...Option) (*Node, error) {
 func (n *Node) identify() error {
 	c := &n.cfg
 	if c.identity == nil {
-		id, err := loadOrCreateIdentity(c.dir)
+		if _, err := keystore.Create(c.dir, false, nil); err != nil {
+			return err
+		}
+		id, err := keystore.Open(c.dir, nil)
 		if err != nil {
 			return err
 		}
 		c.identity = &id
 	}
 	n.identity = *c.identity
-	for i, v := range c.genesis.Validators {
-		if v.Consensus == n.identity.Consensus.Public() {
-			n.self = i
-		}
-	}
-	if n.self < 0 {
-		return nil
-	}
 	id, err := n.identity.PeerID()
 	if err != nil {
 		return err
+	}
+	if n.identity.Consensus.IsZero() {
+		n.self = -1
+	} else {
+		key := n.identity.Consensus.Public()
+		n.self = slices.IndexFunc(c.genesis.Validators, func(v ledger.Validator) bool { return v.Consensus == key })
+	}
+	if n.self < 0 {
+		if v := c.genesis.ValidatorByPeer(id.String()); v >= 0 {
+			n.log.Warn("the genesis has this peer in its committee, but with a consensus key that is not here: it only follows", "validator", c.genesis.Validators[v].Name, "key", c.genesis.Validators[v].Consensus.Short())
+		}
+		return nil
 	}
 	switch want := c.genesis.Validators[n.self].Peer; {
 	case c.judge == nil:

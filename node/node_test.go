@@ -18,6 +18,7 @@ import (
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/node/keystore"
 	"github.com/poqmesh/poq/p2p"
 	"github.com/poqmesh/poq/quality"
 )
@@ -259,7 +260,7 @@ func TestNodeThatCannotWriteItsVoteLogStopsAndSignsNothingMore(t *testing.T) {
 }
 
 // bareHost starts a host of the network without a node on it.
-func (s *swarm) bareHost(id Identity) *p2p.Host {
+func (s *swarm) bareHost(id keystore.Identity) *p2p.Host {
 	s.t.Helper()
 	h, err := p2p.New(p2p.Config{Network: s.genesis.Network, Key: id.Peer, Topics: topicNames(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -284,5 +285,73 @@ func TestNodeThatCannotWriteItsLedgerStops(t *testing.T) {
 	var pending *PendingError
 	if _, err := n.Ask(soon(t), "q", AskOptions{}); err == nil || errors.As(err, &pending) {
 		t.Errorf("it took an order: %v", err)
+	}
+}
+
+func TestNodeMakesItsKeysOnceAndNoneOfAValidator(t *testing.T) {
+	s := newSwarm(t, 1)
+	dir := filepath.Join(t.TempDir(), "peer")
+	var account [2]string
+	for i := range account {
+		n, err := New(soon(t), WithDataDir(dir), WithGenesis(s.genesis), WithLogger(slog.New(slog.DiscardHandler)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		account[i] = n.Account().String() + n.Host().ID().String()
+		if n.Validator() != -1 {
+			t.Errorf("it is validator %d", n.Validator())
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if account[0] != account[1] {
+		t.Error("it has other keys after a restart")
+	}
+	if _, err := os.Stat(keystore.Consensus.Path(dir)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it has a consensus key (%v)", err)
+	}
+}
+
+func TestNodeNeedsItsIdentityWhereKeysAreEncrypted(t *testing.T) {
+	s := newSwarm(t, 1)
+	dir := filepath.Join(t.TempDir(), "peer")
+	if _, err := keystore.Create(dir, false, []byte("p")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(soon(t), WithDataDir(dir), WithGenesis(s.genesis)); !errors.Is(err, keystore.ErrEncrypted) {
+		t.Fatalf("got %v", err)
+	}
+	id, err := keystore.Open(dir, func() ([]byte, error) { return []byte("p"), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := New(soon(t), WithDataDir(dir), WithGenesis(s.genesis), WithIdentity(id), WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.Account() != id.Account.Public() {
+		t.Error("the node has other keys")
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPeerOfTheCommitteeWithoutItsConsensusKeyOnlyFollows(t *testing.T) {
+	s := newSwarm(t, 1)
+	v := s.validators[0]
+	id := v.id
+	id.Consensus = crypto.PrivateKey{}
+	var log strings.Builder
+	n, err := New(soon(t), WithDataDir(v.dir), WithGenesis(s.genesis), WithIdentity(id), WithJudge(lengthJudge{}), WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.Validator() != -1 || !strings.Contains(log.String(), "consensus key that is not here") {
+		t.Errorf("it is validator %d and says %q", n.Validator(), log.String())
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

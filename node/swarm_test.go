@@ -21,6 +21,7 @@ import (
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/llm"
+	"github.com/poqmesh/poq/node/keystore"
 	"github.com/poqmesh/poq/quality"
 )
 
@@ -68,7 +69,7 @@ type swarm struct {
 type member struct {
 	name string
 	dir  string
-	id   Identity
+	id   keystore.Identity
 	opts []Option
 	node *Node // nil while it is stopped
 }
@@ -76,9 +77,9 @@ type member struct {
 const payerBalance = 100 * ledger.Credit
 
 // testIdentity makes keys from a name.
-func testIdentity(t testing.TB, name string) Identity {
+func testIdentity(t testing.TB, name string) keystore.Identity {
 	t.Helper()
-	id, err := NewIdentity(rand.NewChaCha8([32]byte(crypto.Sum([]byte(name)))))
+	id, err := keystore.New(rand.NewChaCha8([32]byte(crypto.Sum([]byte(name)))), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,11 +108,11 @@ func newSwarm(t testing.TB, validators int, engines ...llm.Engine) *swarm {
 	}
 	for i := range validators {
 		m := add(fmt.Sprintf("validator-%d", i+1), 0, WithJudge(lengthJudge{}))
-		p, err := m.id.PeerID()
+		v, err := m.id.Validator(m.name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.genesis.Validators = append(s.genesis.Validators, ledger.Validator{Name: m.name, Consensus: m.id.Consensus.Public(), Account: m.id.Account.Public(), Peer: p.String()})
+		s.genesis.Validators = append(s.genesis.Validators, v)
 		s.validators = append(s.validators, m)
 	}
 	for i, e := range engines {

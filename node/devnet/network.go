@@ -18,7 +18,7 @@ import (
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
-	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/keystore"
 )
 
 // ErrMismatch is wrapped when a directory holds another network than the one asked for.
@@ -122,7 +122,7 @@ func (n *network) make(validators, workers int, judge crypto.Hash, seed *uint64)
 	}
 	g := &ledger.Genesis{Network: "devnet", Epoch: 1, Judge: judge, MinFee: 1000, Splits: []ledger.Split{ledger.DefaultSplit()}}
 	for _, p := range names(validators, workers) {
-		id, err := newIdentity(filepath.Join(n.dir, p.Name), random)
+		id, err := newIdentity(filepath.Join(n.dir, p.Name), random, p.Role == Validator)
 		if err != nil {
 			return err
 		}
@@ -131,11 +131,11 @@ func (n *network) make(validators, workers int, judge crypto.Hash, seed *uint64)
 		case Payer:
 			a.Balance = PayerBalance
 		case Validator:
-			peerID, err := id.PeerID()
+			v, err := id.Validator(p.Name)
 			if err != nil {
 				return err
 			}
-			g.Validators = append(g.Validators, ledger.Validator{Name: p.Name, Consensus: id.Consensus.Public(), Account: a.ID, Peer: peerID.String()})
+			g.Validators = append(g.Validators, v)
 		}
 		g.Accounts = append(g.Accounts, a)
 	}
@@ -172,7 +172,7 @@ func PutGenesis(dir string, g *ledger.Genesis) error {
 
 // newIdentity makes a peer's keys, in place of those that a start left that did not get to the end.
 // Whatever else a directory of that name holds is not ours.
-func newIdentity(dir string, random io.Reader) (id node.Identity, err error) {
+func newIdentity(dir string, random io.Reader, validator bool) (id keystore.Identity, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return id, fmt.Errorf("making a peer's directory: %w", err)
 	}
@@ -188,7 +188,7 @@ func newIdentity(dir string, random io.Reader) (id node.Identity, err error) {
 			return id, fmt.Errorf("clearing a peer's directory: %w", err)
 		}
 	}
-	if id, err = node.NewIdentity(random); err != nil {
+	if id, err = keystore.New(random, validator); err != nil {
 		return id, err
 	}
 	return id, id.Save(dir)

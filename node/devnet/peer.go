@@ -14,6 +14,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/keystore"
 )
 
 // StartPeer starts one peer of the network in a directory, alone in its process. The network was made by
@@ -103,7 +104,7 @@ func (n *network) address() error {
 	peers, old := n.peers(), n.manifest.Addresses
 	n.manifest.Addresses = nil
 	for i, p := range peers {
-		id, err := node.LoadIdentity(filepath.Join(n.dir, p.Name))
+		id, err := keystore.Open(filepath.Join(n.dir, p.Name), nil)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,6 @@
 //go:build !windows
 
-package node
+package keystore
 
 // checkMode: file modes say who may read a file.
 const checkMode = true
