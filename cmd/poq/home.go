@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,16 +19,15 @@ import (
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node"
-	"github.com/poqmesh/poq/node/devnet"
+	"github.com/poqmesh/poq/node/genesis"
 	"github.com/poqmesh/poq/node/keystore"
 	"github.com/poqmesh/poq/node/token"
 )
 
 // Files of a peer's directory, beside keys and ledger.
 const (
-	genesisFile = "genesis.json"
-	tokenFile   = "token" // the last one that the peer joined with: its addresses are tried at every start
-	lockFile    = "LOCK"  // held while a process runs the peer, whose number stands in it
+	tokenFile = "token" // the last one that the peer joined with: its addresses are tried at every start
+	lockFile  = "LOCK"  // held while a process runs the peer, whose number stands in it
 )
 
 // home is the directory of a peer. This process holds it until close.
@@ -70,8 +68,8 @@ func (h *home) close() error {
 // genesis returns the genesis of the directory. If it has none, it is taken from the token, or else from one of the peers
 // or of those in the token, which are asked until one has it.
 func (h *home) genesis(ctx context.Context, t token.Token, peers []multiaddr.Multiaddr, progress func(string, ...any)) (*ledger.Genesis, error) {
-	path := filepath.Join(h.dir, genesisFile)
-	g, err := readGenesis(path)
+	path := genesis.Path(h.dir)
+	g, err := genesis.Read(path)
 	invited := !t.Chain.IsZero()
 	switch {
 	case err == nil && invited && g.Chain() != t.Chain:
@@ -93,7 +91,7 @@ func (h *home) genesis(ctx context.Context, t token.Token, peers []multiaddr.Mul
 			return nil, err
 		}
 	}
-	return g, devnet.PutGenesis(h.dir, g)
+	return g, genesis.Put(h.dir, g)
 }
 
 // Fetching the genesis is tried for fetchTimeout, and again after fetchPause.
@@ -187,13 +185,9 @@ func takeRoles(roles []string, g *ledger.Genesis, id *keystore.Identity, say fun
 	switch wanted := slices.Contains(roles, roleValidator); {
 	case wanted && member < 0:
 		roles = slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return r == roleValidator })
-		v, err := id.Validator("NAME")
+		line, err := validatorLine(*id, "")
 		if err != nil {
 			return nil, err
-		}
-		line, err := json.Marshal(v)
-		if err != nil {
-			return nil, fmt.Errorf("describing the validator: %w", err)
 		}
 		say("this peer is not in the committee of network %s, which does not change: it runs as %s; to be a validator of a network that is yet to begin, give this to whoever makes its genesis:\n  %s", g.Network, rolesText(roles), line)
 	case !wanted && member >= 0:
@@ -201,4 +195,17 @@ func takeRoles(roles []string, g *ledger.Genesis, id *keystore.Identity, say fun
 		id.Consensus = crypto.PrivateKey{} // it can't vote by mistake
 	}
 	return roles, nil
+}
+
+// validatorLine returns the line with which a validator asks to be written into a genesis. Its name is made from the peer
+// id if none is given.
+func validatorLine(id keystore.Identity, name string) (string, error) {
+	v, err := id.Validator(name)
+	if err != nil {
+		return "", err
+	}
+	if v.Name == "" {
+		v.Name = "validator-" + v.Peer[len(v.Peer)-8:]
+	}
+	return genesis.Line(v)
 }
