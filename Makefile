@@ -14,7 +14,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test vet lint unit race fuzz e2e chaos sim mutants cross bench bench-settle bench-sync bench-receipt bench-apply bench-votelog clean
+.PHONY: help build demo test vet lint unit race fuzz e2e netns netns-short chaos sim mutants cross bench bench-settle bench-sync bench-receipt bench-apply bench-votelog clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ demo: build ## start a network, ask it three questions, verify its ledgers
 		--ask "$$(cat examples/passage.txt)" \
 		--ask "$$(cat examples/summary.txt)"
 
-test: vet lint unit race fuzz mutants e2e cross ## everything that CI runs
+test: vet lint unit race fuzz mutants e2e netns-short cross ## everything that CI runs
 
 vet: ## go vet, with and without SIMD
 	$(GO) vet ./...
@@ -55,6 +55,12 @@ fuzz: ## every fuzz target, FUZZTIME executions or seconds each
 
 e2e: build ## the built binary, as a user runs it
 	$(GO) test -count=1 ./e2e
+
+netns: build ## several hosts with routers between them, in network namespaces; as root, or where user namespaces are allowed
+	POQ_BIN=$(CURDIR)/bin/poq $(GO) test -count=1 -v -timeout 30m ./e2e/netns
+
+netns-short: build ## the same, shortened
+	POQ_BIN=$(CURDIR)/bin/poq $(GO) test -count=1 -short -v ./e2e/netns
 
 chaos: build ## kill peers under load for CHAOS, with as many validators as VALIDATORS
 	POQ_CHAOS=$(CHAOS) POQ_CHAOS_VALIDATORS=$(VALIDATORS) POQ_BIN=$(CURDIR)/bin/poq \

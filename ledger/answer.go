@@ -2,6 +2,9 @@ package ledger
 
 import (
 	"bytes"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/poqmesh/poq/crypto"
 )
@@ -100,7 +103,7 @@ func (d *Decline) read(r *crypto.Reader) {
 }
 func (d Decline) signer(*Genesis) (crypto.PublicKey, error) { return d.Worker, nil }
 func (d Decline) check(*Genesis) error {
-	if !printable(d.Reason) {
+	if !utf8.ValidString(d.Reason) || strings.ContainsFunc(d.Reason, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return malformed("reason of a decline is not one printable line")
 	}
 	return checkWorker(d.Worker)
