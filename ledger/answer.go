@@ -2,9 +2,6 @@ package ledger
 
 import (
 	"bytes"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/poqmesh/poq/crypto"
 )
@@ -103,7 +100,7 @@ func (d *Decline) read(r *crypto.Reader) {
 }
 func (d Decline) signer(*Genesis) (crypto.PublicKey, error) { return d.Worker, nil }
 func (d Decline) check(*Genesis) error {
-	if !utf8.ValidString(d.Reason) || strings.ContainsFunc(d.Reason, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if !printable(d.Reason) {
 		return malformed("reason of a decline is not one printable line")
 	}
 	return checkWorker(d.Worker)

@@ -1,13 +1,18 @@
 package ledger
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
-	"reflect"
 	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/poqmesh/poq/crypto"
 )
@@ -48,6 +53,9 @@ const (
 	maxRanks      = 16
 	maxAccounts   = 1 << 15 // in a genesis
 	maxName       = 64
+
+	// MaxGenesisFile bounds the JSON form of a genesis in bytes. With as many accounts as it may have it takes 9 MB.
+	MaxGenesisFile = 16 << 20
 )
 
 // Genesis is the beginning of a ledger and the rules it lives by. Its hash is the chain id,
@@ -153,17 +161,43 @@ func DecodeGenesis(data []byte) (*Genesis, error) {
 	return g, g.Validate()
 }
 
+// ParseGenesis reads the JSON form of a genesis, as a directory has it, and validates it. A field that it does not
+// know is an error: it may be a misspelled rule. If nothing is wrong but that there are no validators yet, it returns
+// the genesis beside an error that wraps [ErrNoValidators].
+func ParseGenesis(data []byte) (*Genesis, error) {
+	if len(data) > MaxGenesisFile {
+		return nil, fmt.Errorf("genesis: more than %d bytes", MaxGenesisFile)
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	g := &Genesis{}
+	if err := d.Decode(g); err != nil {
+		return nil, fmt.Errorf("no genesis in JSON: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("no genesis in JSON: something stands behind it")
+	}
+	err := g.Validate()
+	if err != nil && !errors.Is(err, ErrNoValidators) {
+		return nil, err
+	}
+	return g, err
+}
+
+// ErrNoValidators is wrapped when a genesis lacks validators and nothing else.
+var ErrNoValidators = errors.New("it has no validators yet: poq genesis add-validator adds one")
+
 // Chain returns the chain id. Hashing takes microseconds: keep the result.
 func (g *Genesis) Chain() crypto.Hash {
 	return crypto.Domain{}.Hash("genesis", g.Encode())
 }
 
-// Validate says what is wrong with g, if anything.
+// Validate says what is wrong with g, if anything. That it has no validators is said last: see [ErrNoValidators].
 func (g *Genesis) Validate() error {
 	switch {
-	case g.Network == "" || len(g.Network) > maxName:
-		return fmt.Errorf("genesis: network name must have 1 to %d bytes", maxName)
-	case len(g.Validators) == 0 || len(g.Validators) > MaxValidators:
+	case g.Network == "" || len(g.Network) > maxName || strings.Trim(g.Network, nameLetters) != "":
+		return fmt.Errorf("genesis: network name %q: want 1 to %d letters, digits, '.', '_' or '-'", g.Network, maxName)
+	case len(g.Validators) > MaxValidators:
 		return fmt.Errorf("genesis: want 1 to %d validators, got %d", MaxValidators, len(g.Validators))
 	case len(g.Splits) == 0 || len(g.Splits) > maxSplits:
 		return fmt.Errorf("genesis: want 1 to %d splits, got %d", maxSplits, len(g.Splits))
@@ -180,20 +214,22 @@ func (g *Genesis) Validate() error {
 			return fmt.Errorf("genesis: split %d: %w", s.ID, err)
 		}
 	}
-	keys, peers := map[crypto.PublicKey]bool{}, map[string]bool{}
+	keys, peers := map[crypto.PublicKey]int{}, map[string]int{}
 	for i, v := range g.Validators {
+		name := named(fmt.Sprintf("validator %d", i+1), v.Name)
 		switch {
 		case v.Consensus.IsZero() || v.Account.IsZero() || v.Peer == "":
-			return fmt.Errorf("genesis: validator %d needs a consensus key, an account and a peer id", i)
-		case len(v.Name) > maxName || len(v.Peer) > 2*maxName:
-			return fmt.Errorf("genesis: validator %d: name or peer id too long", i)
-		case keys[v.Consensus]:
-			return fmt.Errorf("genesis: validator %d: consensus key %s stands twice", i, v.Consensus.Short())
+			return fmt.Errorf("genesis: %s needs a consensus key, an account and a peer id", name)
+		case len(v.Name) > maxName || len(v.Peer) > 2*maxName || !printable(v.Name) || !printable(v.Peer):
+			return fmt.Errorf("genesis: %s: name or peer id too long or not printable", name)
 		}
-		if peers[v.Peer] {
-			return fmt.Errorf("genesis: validator %d: peer id %s stands twice", i, v.Peer)
+		if other, ok := keys[v.Consensus]; ok {
+			return fmt.Errorf("genesis: %s has the consensus key %s of validator %d %q", name, v.Consensus.Short(), other+1, g.Validators[other].Name)
 		}
-		keys[v.Consensus], peers[v.Peer] = true, true
+		if other, ok := peers[v.Peer]; ok {
+			return fmt.Errorf("genesis: %s has the peer id %s of validator %d %q", name, v.Peer, other+1, g.Validators[other].Name)
+		}
+		keys[v.Consensus], peers[v.Peer] = i, i
 	}
 	supply := Amount(0)
 	for i, a := range g.Accounts {
@@ -203,15 +239,27 @@ func (g *Genesis) Validate() error {
 		if i > 0 && a.ID.Compare(g.Accounts[i-1].ID) <= 0 {
 			return errors.New("genesis: accounts must ascend by id, each once")
 		}
-		if len(a.Name) > maxName {
-			return fmt.Errorf("genesis: account %s: name too long", a.ID.Short())
+		if len(a.Name) > maxName || !printable(a.Name) {
+			return fmt.Errorf("genesis: account %s: name too long or not printable", a.ID.Short())
 		}
 		if a.Balance > math.MaxInt64-supply {
 			return errors.New("genesis: the sum of balances does not fit 63 bits")
 		}
 		supply += a.Balance
 	}
+	if len(g.Validators) == 0 {
+		return fmt.Errorf("genesis: %w", ErrNoValidators)
+	}
 	return nil
+}
+
+// nameLetters are those of a network's name, which stands in topics and protocol ids.
+const nameLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
+// printable reports whether s is valid UTF-8 without control characters and the like, so that it may be shown in a
+// terminal and means the same bytes in JSON.
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 func (s Split) validate() error {
@@ -230,41 +278,103 @@ func (s Split) validate() error {
 	return nil
 }
 
-// Difference names the first thing in which o differs from g, for people; "nothing" if there is none.
+// Difference names for people the first thing in which o differs from g: the thing, what it is in o, and what it is
+// in g. It is "nothing" if there is none.
 func (g *Genesis) Difference(o *Genesis) string {
-	switch {
-	case g.Network != o.Network:
-		return fmt.Sprintf("the network: %q, not %q", o.Network, g.Network)
-	case g.Epoch != o.Epoch:
-		return fmt.Sprintf("the epoch: %d, not %d", o.Epoch, g.Epoch)
-	case g.Judge != o.Judge:
-		return fmt.Sprintf("the judge: %s, not %s", o.Judge.Short(), g.Judge.Short())
-	case g.MinFee != o.MinFee:
-		return fmt.Sprintf("the minimum fee: %d, not %d", o.MinFee, g.MinFee)
+	if d := differ("",
+		property{"the network", fmt.Sprintf("%q", o.Network), fmt.Sprintf("%q", g.Network)},
+		property{"the epoch", o.Epoch, g.Epoch},
+		property{"the judge", o.Judge, g.Judge},
+		property{"the minimum fee", creditsText(o.MinFee), creditsText(g.MinFee)},
+	); d != "" {
+		return d
 	}
-	for _, d := range []string{
-		differenceOf("split", g.Splits, o.Splits),
-		differenceOf("validator", g.Validators, o.Validators),
-		differenceOf("account", g.Accounts, o.Accounts),
-	} {
-		if d != "" {
+	const none = "none"
+	for i := range max(len(g.Splits), len(o.Splits)) {
+		a, b := at(g.Splits, i), at(o.Splits, i)
+		switch {
+		case a == nil || b != nil && b.ID < a.ID:
+			return fmt.Sprintf("split %d: there, not %s", b.ID, none)
+		case b == nil || a.ID < b.ID:
+			return fmt.Sprintf("split %d: %s, not there", a.ID, none)
+		}
+		if d := differ(fmt.Sprintf("split %d: ", a.ID),
+			property{"weight of workers", b.Workers, a.Workers}, property{"weight of validators", b.Validators, a.Validators},
+			property{"weights of ranks", fmt.Sprint(b.Ranks), fmt.Sprint(a.Ranks)}, property{"floor", b.Floor, a.Floor},
+			property{"band", b.Band, a.Band}, property{"unpaid burn", b.UnpaidBurn, a.UnpaidBurn},
+		); d != "" {
+			return d
+		}
+	}
+	for i := range max(len(g.Validators), len(o.Validators)) {
+		a, b := at(g.Validators, i), at(o.Validators, i)
+		who := func(v *Validator) string {
+			if v == nil {
+				return none
+			}
+			return named("consensus key "+v.Consensus.String(), v.Name)
+		}
+		if a == nil || b == nil || a.Name != b.Name && a.Consensus != b.Consensus {
+			return fmt.Sprintf("validator %d: %s, not %s", i+1, who(b), who(a))
+		}
+		if d := differ(named(fmt.Sprintf("validator %d", i+1), a.Name)+": ",
+			property{"name", fmt.Sprintf("%q", b.Name), fmt.Sprintf("%q", a.Name)}, property{"consensus key", b.Consensus, a.Consensus},
+			property{"account", b.Account, a.Account}, property{"peer id", b.Peer, a.Peer},
+		); d != "" {
+			return d
+		}
+	}
+	for i := range max(len(g.Accounts), len(o.Accounts)) {
+		a, b := at(g.Accounts, i), at(o.Accounts, i)
+		switch {
+		case a == nil || b != nil && b.ID.Compare(a.ID) < 0:
+			return fmt.Sprintf("%s: %s, not %s", named("account "+b.ID.String(), b.Name), creditsText(b.Balance), none)
+		case b == nil || a.ID.Compare(b.ID) < 0:
+			return fmt.Sprintf("%s: %s, not %s", named("account "+a.ID.String(), a.Name), none, creditsText(a.Balance))
+		}
+		if d := differ(named("account "+a.ID.String(), a.Name)+": ",
+			property{"name", fmt.Sprintf("%q", b.Name), fmt.Sprintf("%q", a.Name)},
+			property{"balance", creditsText(b.Balance), creditsText(a.Balance)},
+		); d != "" {
 			return d
 		}
 	}
 	return "nothing"
 }
 
-func differenceOf[T any](name string, a, b []T) string {
-	for i := range min(len(a), len(b)) {
-		if !reflect.DeepEqual(a[i], b[i]) {
-			return fmt.Sprintf("%s %d of its list", name, i+1)
+// property is something that two geneses have, and what it is in the other one and in this one.
+type property struct {
+	name        string
+	other, this any // comparable
+}
+
+// differ describes the first of the properties that differs, or returns "".
+func differ(of string, list ...property) string {
+	for _, p := range list {
+		if p.other != p.this {
+			return fmt.Sprintf("%s%s: %v, not %v", of, p.name, p.other, p.this)
 		}
-	}
-	if len(a) != len(b) {
-		return fmt.Sprintf("the number of %ss: %d, not %d", name, len(b), len(a))
 	}
 	return ""
 }
+
+// named adds a name, if there is one.
+func named(thing, name string) string {
+	if name == "" {
+		return thing
+	}
+	return fmt.Sprintf("%s %q", thing, name)
+}
+
+// at returns element i, or nil behind the end.
+func at[T any](list []T, i int) *T {
+	if i >= len(list) {
+		return nil
+	}
+	return &list[i]
+}
+
+func creditsText(a Amount) string { return fmt.Sprintf("%d.%06d credits", a/Credit, a%Credit) }
 
 // Supply is the sum of all balances at the start; it never changes (I6).
 func (g *Genesis) Supply() (sum Amount) {

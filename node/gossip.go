@@ -8,6 +8,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/p2p"
 )
@@ -27,6 +28,7 @@ func topicNames() (names []string) {
 const (
 	protocolVotes   = "votes"
 	protocolContent = "content"
+	protocolGenesis = "genesis"
 )
 
 // join enters the topics and serves the direct protocols.
@@ -67,6 +69,9 @@ func (n *Node) join() error {
 		},
 	})
 	if err != nil {
+		return err
+	}
+	if err := n.host.Serve(p2p.ServeConfig{Name: protocolGenesis, MaxRequest: len(crypto.Hash{}), Handle: n.serveGenesis}); err != nil {
 		return err
 	}
 	if err := n.host.Serve(p2p.ServeConfig{Name: protocolContent, MaxRequest: 32, Handle: n.content.serve}); err != nil {

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -66,9 +65,11 @@ func newLoop(n *Node) (*loop, error) {
 	c := votelog.Config{Genesis: n.genesis, Verifier: n.verifier, Engine: l.engine, Self: n.self, Key: n.identity.Consensus}
 	if n.self >= 0 {
 		c.Ledger = n.store
-		if c.Disk, err = votelog.Dir(filepath.Join(n.cfg.dir, "votes")); err != nil {
+		disk, err := votelog.Dir(n.votesDir())
+		if err != nil {
 			return nil, err
 		}
+		c.Disk = timedDisk{disk, n.meter}
 	}
 	if l.Outbox, err = votelog.NewOutbox(c); err != nil {
 		return nil, err
@@ -94,6 +95,7 @@ func (l *loop) do(f func(*ledger.Engine)) {
 
 // receive hands a verified message to the engine.
 func (l *loop) receive(from peer.ID, v ledger.Verified) {
+	l.node.meter.received(v.Message())
 	validator := l.node.genesis.ValidatorByPeer(from.String())
 	switch m := v.Message().(type) {
 	case *ledger.Query:
@@ -142,6 +144,7 @@ func (l *loop) SendReceipt(to int, task ledger.TaskID) {
 
 func (l *loop) run() {
 	l.node.tasks.Go(l.runPublisher)
+	l.tell()
 	for {
 		select {
 		case <-l.node.ctx.Done():
@@ -162,7 +165,14 @@ func (l *loop) run() {
 			l.node.fail(err)
 			return
 		}
+		l.tell()
 	}
+}
+
+// tell lets others see what only the loop may look at.
+func (l *loop) tell() {
+	signing, _ := l.Signing()
+	l.node.meter.turn(l.engine.OpenTasks(), signing)
 }
 
 // wire is the network as the outbox needs it.
@@ -248,8 +258,16 @@ func (n *Node) score(ctx context.Context, o ledger.Order, a ledger.AnswerID, tex
 			return 0, fmt.Errorf("answer: %w", err)
 		}
 	}
+	begin := time.Now()
 	s, err := n.cfg.judge.Score(ctx, string(prompt), string(text))
+	n.meter.judged(begin, ledger.Score(s), err)
 	return ledger.Score(s), err
+}
+
+// Vote implements ledger.Host.
+func (l *loop) Vote(v ledger.Leaf) {
+	l.node.meter.cast(v)
+	l.Outbox.Vote(v)
 }
 
 // Account implements ledger.Ledger.
@@ -278,6 +296,7 @@ func (l *loop) Settle(r *ledger.Receipt) error { return l.node.store.Settle(r) }
 func (l *loop) Observe(p ledger.Progress) {
 	e := Event{p, time.Now()}
 	l.known.observe(p)
+	l.node.meter.observe(e)
 	switch p.Step {
 	case ledger.Ordered:
 		l.node.content.hold(p.Prompt)

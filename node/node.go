@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
@@ -42,6 +43,8 @@ type Node struct {
 	loop     *loop
 	worker   *worker
 	syncer   *syncer
+	meter    *meter
+	born     time.Time
 
 	ctx    context.Context // ends when the node closes
 	cancel context.CancelFunc
@@ -78,6 +81,8 @@ type config struct {
 	peers    []multiaddr.Multiaddr
 	host     host.Host
 	observe  func(Event)
+	version  string
+	register prometheus.Registerer
 
 	syncEvery time.Duration // tests make it shorter
 }
@@ -140,6 +145,17 @@ func WithObserver(f func(Event)) Option {
 	return func(c *config) error { c.observe = f; return nil }
 }
 
+// WithVersion tells other peers the version of the program.
+func WithVersion(v string) Option {
+	return func(c *config) error { c.version = v; return nil }
+}
+
+// WithRegisterer registers the metrics of all layers with r. Two nodes need two registries, or labels that tell them apart.
+// docs/operations.md lists them.
+func WithRegisterer(r prometheus.Registerer) Option {
+	return func(c *config) error { c.register = r; return nil }
+}
+
 // Event is a step of a task as this node saw it.
 type Event struct {
 	ledger.Progress
@@ -149,7 +165,7 @@ type Event struct {
 // New prepares a node and opens its ledger; [Node.Start] connects it. ctx bounds New alone. A data
 // directory that another process uses gives an error that wraps store.ErrInUse.
 func New(ctx context.Context, opts ...Option) (*Node, error) {
-	n := &Node{log: slog.Default(), ownFees: map[ledger.TaskID]ledger.Amount{}}
+	n := &Node{log: slog.Default(), meter: newMeter(), born: time.Now(), ownFees: map[ledger.TaskID]ledger.Amount{}}
 	n.cfg.syncEvery = syncEvery
 	for _, o := range opts {
 		if err := o(&n.cfg); err != nil {
@@ -227,7 +243,10 @@ func (n *Node) assemble() (err error) {
 	n.syncer = newSyncer(n)
 	conf := p2p.Config{
 		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Host: n.cfg.host, Logger: n.log, Topics: topicNames(),
-		Met: func(p peer.ID) { n.syncer.add(p) },
+		Met: func(p peer.ID) { n.syncer.add(p) }, Registerer: n.cfg.register,
+	}
+	if n.cfg.version != "" {
+		conf.Agent = "poq/" + n.cfg.version
 	}
 	if h := n.cfg.host; h != nil {
 		if !h.ID().MatchesPrivateKey(n.identity.Peer) {
@@ -248,7 +267,13 @@ func (n *Node) assemble() (err error) {
 	if n.cfg.engine != nil {
 		n.worker = newWorker(n)
 	}
-	return n.join()
+	if err := n.join(); err != nil {
+		return err
+	}
+	if n.cfg.register == nil {
+		return nil
+	}
+	return n.meter.register(n.cfg.register, n)
 }
 
 // Start connects the node and takes up what was open when it last ended. ctx bounds Start alone. It
@@ -366,6 +391,7 @@ func (n *Node) WaitReady(ctx context.Context, others int) error {
 func (n *Node) Close() error {
 	n.closing.Do(func() {
 		n.cancel()
+		n.meter.unregister()
 		n.lifeMu.Lock()
 		n.closed = true
 		n.lifeMu.Unlock()
@@ -385,6 +411,9 @@ func (n *Node) Close() error {
 
 // Ledger returns the node's ledger, for reading.
 func (n *Node) Ledger() *store.Store { return n.store }
+
+// votesDir is where a validator's vote log lies.
+func (n *Node) votesDir() string { return filepath.Join(n.cfg.dir, "votes") }
 
 // Genesis returns the genesis, which must not be changed.
 func (n *Node) Genesis() *ledger.Genesis { return n.genesis }

@@ -302,6 +302,7 @@ func (s *syncer) with(ctx context.Context, p peer.ID) {
 		var got int
 		got, again, err = s.pass(ctx, r)
 		all += got
+		s.node.meter.synced(got, again, err)
 	}
 	log := s.node.log.With("from", p)
 	if all > 0 {
@@ -327,6 +328,7 @@ func (s *syncer) pass(ctx context.Context, r remote) (got int, again bool, err e
 	if err != nil {
 		return 0, false, err
 	}
+	s.node.meter.compared(theirs == s.node.store.Digest())
 	if theirs != s.node.store.Digest() {
 		if got, again, err = s.fetchMissing(ctx, r); err != nil {
 			return got, false, err

@@ -62,6 +62,13 @@ func (w *worker) observe(p ledger.Progress) {
 	}
 }
 
+// busy is the number of tasks that are being answered, or whose answer must still be shown.
+func (w *worker) busy() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.tasks)
+}
+
 func (w *worker) forget(task ledger.TaskID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -133,7 +140,15 @@ func (w *worker) generate(ctx context.Context, o ledger.Order) (string, error) {
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	a, err := w.node.cfg.engine.Generate(ctx, llm.Request{Prompt: string(prompt)}, nil)
+	begin := time.Now()
+	text, err := w.ask(ctx, string(prompt))
+	w.node.meter.answered(begin, err)
+	return text, err
+}
+
+// ask asks the engine, and takes no answer that nobody could use.
+func (w *worker) ask(ctx context.Context, prompt string) (string, error) {
+	a, err := w.node.cfg.engine.Generate(ctx, llm.Request{Prompt: prompt}, nil)
 	switch {
 	case err != nil:
 		return "", err

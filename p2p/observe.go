@@ -291,7 +291,7 @@ func (h *Host) info(p peer.ID, f *flow) PeerInfo {
 	}
 	if agent, err := h.host.Peerstore().Get(p, "AgentVersion"); err == nil {
 		if s, ok := agent.(string); ok {
-			i.Agent = printable(s, maxAgent)
+			i.Agent = clean(s, maxAgent)
 		}
 	}
 	for _, c := range h.host.Network().ConnsToPeer(p) {
@@ -304,16 +304,16 @@ func (h *Host) info(p peer.ID, f *flow) PeerInfo {
 	return i
 }
 
-// printable makes foreign text fit to be shown on a terminal.
-func printable(s string, most int) string {
-	clean := strings.Map(func(r rune) rune {
+// clean makes foreign text fit to be shown on a terminal.
+func clean(s string, most int) string {
+	text := strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return -1
 		}
 		return r
 	}, strings.ToValidUTF8(s, ""))
-	if runes := []rune(clean); len(runes) > most {
+	if runes := []rune(text); len(runes) > most {
 		return string(runes[:most])
 	}
-	return clean
+	return text
 }

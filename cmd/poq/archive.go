@@ -13,7 +13,7 @@ import (
 
 	"github.com/poqmesh/poq/ledger/archive"
 	"github.com/poqmesh/poq/ledger/store"
-	"github.com/poqmesh/poq/node/devnet"
+	"github.com/poqmesh/poq/node/genesis"
 )
 
 func ledgerExport(g *globals, f *ledgerFlags) *cobra.Command {
@@ -132,11 +132,11 @@ func (f *ledgerFlags) importFrom(ctx context.Context, in io.Reader) (result *imp
 	if err != nil {
 		return nil, err
 	}
-	genesis := a.Head().Genesis
-	if err := devnet.PutGenesis(f.dir, genesis); err != nil {
+	g := a.Head().Genesis
+	if err := genesis.Put(f.dir, g); err != nil {
 		return nil, err
 	}
-	s, err := store.Open(path, genesis)
+	s, err := store.Open(path, g)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/genesis"
 )
 
 func newReceipt(g *globals) *cobra.Command {
@@ -69,21 +69,21 @@ func newQuorum(c ledger.Certificate) *quorum {
 }
 
 func receiptVerify(g *globals) *cobra.Command {
-	var genesis, prompt string
+	var path, prompt string
 	var answers []string
 	c := &cobra.Command{
 		Use: "verify FILE", Short: "Check a receipt and say what it proves; - reads stdin", Args: args(cobra.ExactArgs(1)),
 		Long: `Checks every signature, opens every commitment and settles the task again, with
 nothing but the genesis. Ends with exit code 1 if anything does not hold.`,
 	}
-	c.Flags().StringVar(&genesis, "genesis", "", "genesis of the network: genesis.json of its directory, from somebody you trust")
+	c.Flags().StringVar(&path, "genesis", "", "genesis of the network: genesis.json of its directory, from somebody you trust")
 	c.Flags().StringVar(&prompt, "prompt", "", "file with a text that must be the task's prompt")
 	c.Flags().StringArrayVar(&answers, "answer", nil, "file with a text that must be one of its answers; may be repeated")
 	c.RunE = func(c *cobra.Command, a []string) error {
-		if genesis == "" {
+		if path == "" {
 			return usagef("--genesis is missing: a receipt is checked against the genesis of its network, genesis.json of its directory")
 		}
-		rules, err := readGenesis(genesis)
+		rules, err := genesis.Read(path)
 		if err != nil {
 			return err
 		}
@@ -105,21 +105,6 @@ nothing but the genesis. Ends with exit code 1 if anything does not hold.`,
 		return nil
 	}
 	return c
-}
-
-func readGenesis(path string) (*ledger.Genesis, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading the genesis: %w", err)
-	}
-	g := &ledger.Genesis{}
-	if err := json.Unmarshal(data, g); err != nil {
-		return nil, fmt.Errorf("%s is no genesis: %w", path, err)
-	}
-	if err := g.Validate(); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return g, nil
 }
 
 func readReceiptFile(stdin io.Reader, path string) ([]byte, error) {

@@ -2,9 +2,14 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"os"
+	"strings"
 
 	"github.com/multiformats/go-multiaddr"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
+	"rsc.io/qr"
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/node/control"
@@ -22,6 +27,7 @@ type tokenJSON struct {
 
 func newToken(g *globals) *cobra.Command {
 	var dir string
+	var drawn bool
 	c := &cobra.Command{
 		Use: "token", Short: "Print the line with which others join the network", Args: args(cobra.NoArgs),
 		Long: `Prints the join token of the network that runs here: one line with its name, its
@@ -32,6 +38,7 @@ genesis and the addresses of this peer. Give it to whoever is to join:
 A token is no secret, and no permission: who has it knows where the network is.`,
 	}
 	c.Flags().StringVar(&dir, "dir", "", "directory of the network, if several run")
+	c.Flags().BoolVar(&drawn, "qr", false, "draw it as a QR code")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		client, err := control.Dial(c.Context(), dir)
 		if err != nil {
@@ -47,6 +54,9 @@ A token is no secret, and no permission: who has it knows where the network is.`
 				out.Addresses = append(out.Addresses, a.String())
 			}
 			return printJSON(c.OutOrStdout(), out)
+		}
+		if drawn {
+			return printQR(c.OutOrStdout(), t, term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("NO_COLOR") == "")
 		}
 		_, err = fmt.Fprintln(c.OutOrStdout(), t)
 		return err
@@ -77,4 +87,39 @@ func tokenOf(c *cobra.Command, client *control.Client) (t token.Token, err error
 	t.Addresses = addrs[:min(len(addrs), token.MaxAddresses)]
 	fmt.Fprintln(c.ErrOrStderr(), "this token is of use on this machine only: the peer has no address that others reach; start it without --bind, or tell its address with --announce")
 	return t, nil
+}
+
+// printQR draws a token for the camera of another machine: two modules of the code make a character. It leaves the genesis
+// out if the token has an address where it can be had, since the code would fill a screen otherwise.
+func printQR(w io.Writer, t token.Token, colour bool) error {
+	if len(t.Addresses) > 0 {
+		t.Genesis = nil
+	}
+	code, err := qr.Encode(t.String(), qr.L)
+	if err != nil {
+		return fmt.Errorf("drawing the token: %w", err)
+	}
+	// Dark on light, whatever the terminal's colours; without colours, on a dark background.
+	glyphs, begin, end := [4]rune{'█', '▄', '▀', ' '}, "", ""
+	if colour {
+		glyphs, begin, end = [4]rune{' ', '▀', '▄', '█'}, "\x1b[30;107m", "\x1b[0m"
+	}
+	const quiet = 2 // modules of margin
+	var b strings.Builder
+	for y := -quiet; y < code.Size+quiet; y += 2 {
+		b.WriteString(begin)
+		for x := -quiet; x < code.Size+quiet; x++ {
+			i := 0
+			if code.Black(x, y) {
+				i |= 1
+			}
+			if code.Black(x, y+1) {
+				i |= 2
+			}
+			b.WriteRune(glyphs[i])
+		}
+		b.WriteString(end + "\n")
+	}
+	_, err = io.WriteString(w, b.String())
+	return err
 }

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,11 +14,10 @@ import (
 	"github.com/multiformats/go-multiaddr"
 	"github.com/spf13/cobra"
 
-	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/llm/engines"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
-	"github.com/poqmesh/poq/node/devnet"
 	"github.com/poqmesh/poq/node/token"
 )
 
@@ -30,6 +27,7 @@ type upFlags struct {
 	roles                    []string
 	port                     uint16
 	bind, bootstrap          []string
+	logLevel, logFormat      string
 	verbose                  bool
 }
 
@@ -43,8 +41,9 @@ const (
 	roleObserver  = "observer"
 )
 
-func newUp(g *globals) *cobra.Command {
-	var f upFlags
+func newUp(g *globals) *cobra.Command { return newUpWith(g, &upFlags{}) }
+
+func newUpWith(g *globals, f *upFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "up",
 		Short: "Run a peer of a network, or join one",
@@ -54,7 +53,9 @@ keys (made if there are none) and the ledger. Ctrl-C ends it.
 With --join it first takes the genesis from a token, which poq token prints on a peer
 that runs. After that, poq up alone goes on where it was.
 
-Without --roles the peer is an observer: it follows the ledger and may ask.`,
+Without --roles the peer is an observer: it follows the ledger and may ask.
+
+Every flag may be set in the environment or in config.toml too: see poq config --help.`,
 		Example: `  poq up --join poq1... --roles worker
   poq up --roles validator
   poq up --roles worker --engine openai=http://127.0.0.1:11434/v1,model=llama3.2`,
@@ -62,14 +63,21 @@ Without --roles the peer is an observer: it follows the ledger and may ask.`,
 	}
 	c.Flags().StringVar(&f.dir, "dir", defaultDir(), "directory of the peer")
 	c.Flags().StringVar(&f.join, "join", "", "join the network of this token")
-	c.Flags().StringSliceVar(&f.roles, "roles", nil, "what the peer does: worker, validator or both")
+	c.Flags().StringSliceVar(&f.roles, "roles", nil, "what the peer does: worker, validator or both; without a role it observes")
 	c.Flags().StringVar(&f.engine, "engine", "smol", "answer engine of a worker: smol, extract or openai=URL, with options")
 	c.Flags().StringVar(&f.model, "judge-model", "", "directory of another judge model instead of the one in the binary")
 	c.Flags().Uint16Var(&f.port, "port", defaultPort, "port to listen on, UDP and TCP; 0 takes a free one")
-	c.Flags().StringArrayVar(&f.bind, "bind", nil, "address to listen on instead of all: an IP, host:port or a multiaddr; may be repeated")
+	c.Flags().StringArrayVar(&f.bind, "bind", nil, "address to listen on instead of all: an IP, IP:PORT or a multiaddr; may be repeated")
 	c.Flags().StringArrayVar(&f.bootstrap, "bootstrap", nil, "multiaddr of a peer to begin with, ending in /p2p/ID; may be repeated")
-	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log everything that the peer does")
-	c.RunE = func(c *cobra.Command, _ []string) error { return runUp(c, g, f) }
+	c.Flags().StringVar(&f.logLevel, "log-level", "info", "what to log: debug, info, warn or error")
+	c.Flags().StringVar(&f.logFormat, "log-format", "text", "how to log to stderr: text or json")
+	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log everything: --log-level debug")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if _, err := configure(c.Flags()); err != nil {
+			return err
+		}
+		return runUp(c, g, f)
+	}
 	return c
 }
 
@@ -85,53 +93,106 @@ func defaultDir() string {
 	return filepath.Join(home, ".poq")
 }
 
-func runUp(c *cobra.Command, g *globals, f upFlags) (err error) {
-	ctx := c.Context()
-	progress := func(format string, a ...any) { fmt.Fprintf(c.ErrOrStderr(), format+"\n", a...) }
+// upPlan is what the flags ask for.
+type upPlan struct {
+	listen, peers []multiaddr.Multiaddr
+	invitation    token.Token
+	engine        llm.Engine
+	level         slog.Level
+}
+
+// check reads the flags. Every error is one of usage.
+func (f *upFlags) check() (p upPlan, err error) {
 	for _, r := range f.roles {
 		if r != roleWorker && r != roleValidator {
-			return usagef("--roles %s: want worker, validator or both, or nothing for an observer", r)
+			return p, usagef("--roles %s: want worker, validator or both, or nothing for an observer", r)
 		}
 	}
-	listen, err := listenAddrs(f.bind, f.port)
-	if err != nil {
-		return err
+	slices.Sort(f.roles)
+	f.roles = slices.Compact(f.roles)
+	if p.listen, err = listenAddrs(f.bind, f.port); err != nil {
+		return p, err
 	}
-	peers, err := parseAddrs("--bootstrap", f.bootstrap)
-	if err != nil {
-		return err
+	if p.peers, err = parseAddrs("--bootstrap", f.bootstrap); err != nil {
+		return p, err
+	}
+	if p.engine, err = engines.New(f.engine); err != nil {
+		return p, usagef("--engine: %w", err)
+	}
+	if err := p.level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		return p, usagef("--log-level %s: want debug, info, warn or error", f.logLevel)
+	}
+	if f.verbose {
+		p.level = slog.LevelDebug
+	}
+	if f.logFormat != "text" && f.logFormat != "json" {
+		return p, usagef("--log-format %s: want text or json", f.logFormat)
+	}
+	if f.join != "" {
+		if p.invitation, err = token.Parse(f.join); err != nil {
+			return p, usagef("--join: %w", err)
+		}
 	}
 	if f.dir, err = filepath.Abs(f.dir); err != nil {
-		return fmt.Errorf("directory: %w", err)
+		return p, fmt.Errorf("directory: %w", err)
 	}
-	var invitation token.Token
-	if f.join != "" {
-		if invitation, err = token.Parse(f.join); err != nil {
-			return usagef("--join: %w", err)
+	return p, nil
+}
+
+// logger makes the log of a peer. It goes to stderr alone: whoever runs the peer keeps it, and keeps it small.
+func (f *upFlags) logger(w io.Writer, level slog.Level) *slog.Logger {
+	if f.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+	}
+	return newLogger(w, level)
+}
+
+func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
+	ctx := c.Context()
+	progress := func(format string, a ...any) { fmt.Fprintf(c.ErrOrStderr(), format+"\n", a...) }
+	if f.port == 0 {
+		if f.port, err = freePort(); err != nil {
+			return err
 		}
-		peers = append(peers, invitation.Addresses...)
 	}
-	genesis, err := upGenesis(f.dir, invitation)
+	plan, err := f.check()
 	if err != nil {
 		return err
 	}
-	progress("starting %s of network %s in %s ...", rolesText(f.roles), genesis.Network, f.dir)
-	level := slog.LevelInfo
-	if f.verbose {
-		level = slog.LevelDebug
+	home, err := openHome(f.dir)
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, home.close()) }()
+	genesis, err := home.genesis(ctx, plan.invitation, plan.peers, progress)
+	if err != nil {
+		return err
+	}
+	invited, err := home.remember(plan.invitation)
+	if err != nil {
+		return err
+	}
+	peers := append(plan.peers, invited...)
+	if err := checkPorts(ctx, plan.listen, len(f.bind) > 0); err != nil {
+		return err
+	}
+	id, err := home.identity(slices.Contains(f.roles, roleValidator), nil)
+	if err != nil {
+		return err
+	}
+	roles, err := takeRoles(f.roles, genesis, &id, progress)
+	if err != nil {
+		return err
+	}
+	progress("starting %s of network %s in %s ...", rolesText(roles), genesis.Network, f.dir)
 	opts := []node.Option{
-		node.WithDataDir(f.dir), node.WithGenesis(genesis), node.WithListen(listen...), node.WithPeers(peers...),
-		node.WithLogger(newLogger(c.ErrOrStderr(), level)),
+		node.WithDataDir(f.dir), node.WithGenesis(genesis), node.WithIdentity(id), node.WithListen(plan.listen...), node.WithPeers(peers...),
+		node.WithLogger(f.logger(c.ErrOrStderr(), plan.level)),
 	}
-	if slices.Contains(f.roles, roleWorker) {
-		e, err := engines.New(f.engine)
-		if err != nil {
-			return usageError{err}
-		}
-		opts = append(opts, node.WithEngine(e))
+	if slices.Contains(roles, roleWorker) {
+		opts = append(opts, node.WithEngine(plan.engine))
 	}
-	if slices.Contains(f.roles, roleValidator) {
+	if slices.Contains(roles, roleValidator) {
 		judge, closeJudge, e := loadJudge(ctx, f.model)
 		if e != nil {
 			return e
@@ -148,7 +209,7 @@ func runUp(c *cobra.Command, g *globals, f upFlags) (err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
-	server, err := control.Serve(versionText(), f.dir, []control.Peer{{Name: upName(n), Role: rolesText(f.roles), Node: n}})
+	server, err := control.Serve(versionText(), f.dir, []control.Peer{{Name: upName(n), Role: rolesText(roles), Node: n}})
 	if err != nil {
 		return err
 	}
@@ -194,28 +255,6 @@ func rolesText(roles []string) string {
 	return strings.Join(roles, ",")
 }
 
-// upGenesis returns the genesis of a directory. If it has none, that of a token is written there.
-func upGenesis(dir string, t token.Token) (*ledger.Genesis, error) {
-	path := filepath.Join(dir, "genesis.json")
-	data, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && t.Genesis != nil:
-		return t.Genesis, devnet.PutGenesis(dir, t.Genesis)
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("there is no %s: join a network with poq up --join TOKEN, or copy its genesis.json there", path)
-	case err != nil:
-		return nil, fmt.Errorf("reading the genesis: %w", err)
-	}
-	g := new(ledger.Genesis)
-	if err := json.Unmarshal(data, g); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if t.Genesis != nil {
-		return g, devnet.PutGenesis(dir, t.Genesis)
-	}
-	return g, nil
-}
-
 func printUp(w io.Writer, s control.Status) {
 	p := s.Peers[0]
 	fmt.Fprintf(w, "\nNetwork %s   chain %s   judge %s\n\n", s.Network, s.Chain.Short(), s.Judge.Short())
@@ -227,34 +266,4 @@ func printUp(w io.Writer, s control.Status) {
 		fmt.Fprintf(w, "%-15s %s\n", []string{"Listening on", ""}[min(i, 1)], a)
 	}
 	fmt.Fprintf(w, "Data            %s\nControl socket  %s\n", s.Dir, s.Socket)
-}
-
-// listenAddrs returns where to listen: on all addresses, or on those of --bind, at a port unless they bring their own.
-func listenAddrs(bind []string, port uint16) (list []multiaddr.Multiaddr, err error) {
-	if len(bind) == 0 {
-		bind = []string{"0.0.0.0", "::"}
-	}
-	for _, b := range bind {
-		addrs, err := bindAddrs(b, port)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, addrs...)
-	}
-	return list, nil
-}
-
-// parseAddrs reads multiaddrs of peers.
-func parseAddrs(flag string, list []string) (addrs []multiaddr.Multiaddr, err error) {
-	for _, s := range list {
-		a, err := multiaddr.NewMultiaddr(s)
-		if err == nil {
-			_, err = a.ValueForProtocol(multiaddr.P_P2P)
-		}
-		if err != nil {
-			return nil, usagef("%s %s: want a multiaddr that ends in /p2p/ID, like those that poq up prints: %w", flag, s, err)
-		}
-		addrs = append(addrs, a)
-	}
-	return addrs, nil
 }

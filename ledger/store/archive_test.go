@@ -282,15 +282,15 @@ func TestArchiveOfAnotherLedgerIsRefused(t *testing.T) {
 	c := newChain(t)
 	_, data := exported(t, c, 2)
 	for want, change := range map[string]func(g *ledger.Genesis){
-		`the network: "test", not "other"`:   func(g *ledger.Genesis) { g.Network = "other" },
-		"the epoch: 1, not 2":                func(g *ledger.Genesis) { g.Epoch++ },
-		"the judge":                          func(g *ledger.Genesis) { g.Judge[0]++ },
-		"the minimum fee: 1, not 2":          func(g *ledger.Genesis) { g.MinFee++ },
-		"split 1 of its list":                func(g *ledger.Genesis) { g.Splits[0].Band++ },
-		"validator 3 of its list":            func(g *ledger.Genesis) { g.Validators[2].Name = "x" },
-		"the number of validators: 4, not 3": func(g *ledger.Genesis) { g.Validators = g.Validators[:3] },
-		"account 1 of its list":              func(g *ledger.Genesis) { g.Accounts[0].Balance++ },
-		"the number of accounts: 1, not 0":   func(g *ledger.Genesis) { g.Accounts = nil },
+		`the network: "test", not "other"`: func(g *ledger.Genesis) { g.Network = "other" },
+		"the epoch: 1, not 2":              func(g *ledger.Genesis) { g.Epoch++ },
+		"the judge":                        func(g *ledger.Genesis) { g.Judge[0]++ },
+		"the minimum fee: 0.000001 credits, not 0.000002 credits": func(g *ledger.Genesis) { g.MinFee++ },
+		"split 1: band: 100, not 101":                             func(g *ledger.Genesis) { g.Splits[0].Band++ },
+		`validator 3 "x": name: "", not "x"`:                      func(g *ledger.Genesis) { g.Validators[2].Name = "x" },
+		"validator 4: consensus key ":                             func(g *ledger.Genesis) { g.Validators = g.Validators[:3] },
+		"balance: 1000.000000 credits, not 1000.000001 credits":   func(g *ledger.Genesis) { g.Accounts[0].Balance++ },
+		"1000.000000 credits, not none":                           func(g *ledger.Genesis) { g.Accounts = nil },
 	} {
 		g := newChain(t).genesis
 		change(g)

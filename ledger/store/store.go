@@ -653,6 +653,28 @@ func (s *Store) Summary() Summary {
 	return sum
 }
 
+// Totals are the ledger's sums and what it takes, quick to get.
+type Totals struct {
+	Tasks    int           // settled
+	Open     int           // tasks whose fee is in escrow
+	Escrow   ledger.Amount // these fees
+	Waiting  int           // writes that are not durable yet
+	Tables   int64         // bytes of Badger's tables on disk, as Badger counted once in the last minute
+	ValueLog int64         // bytes of Badger's logs, likewise
+	Free     uint64        // bytes that are free on the disk; 0 if the system does not tell
+}
+
+// Totals returns the sums at one moment.
+func (s *Store) Totals() Totals {
+	s.mu.RLock()
+	t := Totals{Tasks: s.state.Tasks(), Waiting: len(s.pending)}
+	t.Open, t.Escrow = s.state.Escrowed()
+	s.mu.RUnlock()
+	t.Tables, t.ValueLog = s.db.Size()
+	t.Free, _ = freeSpace(s.dir) // 0 says it
+	return t
+}
+
 // Receipt returns the receipt of a settled task, or ErrNotFound. A receipt is there a few
 // milliseconds after its task settled: Flush waits for it.
 func (s *Store) Receipt(task ledger.TaskID) (r *ledger.Receipt, err error) {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,13 +30,34 @@ const statusTimeout = 5 * time.Second
 
 // Errors of Dial.
 var (
-	ErrNotRunning = errors.New("no network is running: start one with poq devnet")
-	ErrSeveral    = errors.New("several networks are running")
+	ErrNotRunning = errors.New("nothing is running: start a peer with poq up, or a network on this machine with poq devnet")
+	ErrSeveral    = errors.New("several networks or peers are running")
 )
+
+// Running returns a client for each process that runs.
+func Running(ctx context.Context) (found []*Client, err error) {
+	paths, err := sockets()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range paths {
+		c := newClient(p)
+		hurry, cancel := context.WithTimeout(ctx, statusTimeout)
+		err := c.get(hurry, "/v1/status", nil, &c.Status)
+		cancel()
+		switch {
+		case err == nil:
+			found = append(found, c)
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		} // else it is ending just now, or suspended
+	}
+	return found, nil
+}
 
 // Dial finds the process whose data lies in dir, or the only one that runs if dir is "".
 func Dial(ctx context.Context, dir string) (*Client, error) {
-	paths, err := sockets()
+	found, err := Running(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -43,28 +65,13 @@ func Dial(ctx context.Context, dir string) (*Client, error) {
 		if dir, err = filepath.Abs(dir); err != nil {
 			return nil, fmt.Errorf("directory: %w", err)
 		}
-	}
-	var found []*Client
-	for _, p := range paths {
-		c := newClient(p)
-		hurry, cancel := context.WithTimeout(ctx, statusTimeout)
-		err := c.get(hurry, "/v1/status", nil, &c.Status)
-		cancel()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			}
-			continue // it is ending just now, or suspended
-		}
-		if dir == "" || c.Status.Dir == dir {
-			found = append(found, c)
-		}
+		found = slices.DeleteFunc(found, func(c *Client) bool { return c.Status.Dir != dir })
 	}
 	switch {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) == 0 && dir != "":
-		return nil, fmt.Errorf("%w --dir %s", ErrNotRunning, dir)
+		return nil, fmt.Errorf("%w, with --dir %s", ErrNotRunning, dir)
 	case len(found) == 0:
 		return nil, ErrNotRunning
 	}

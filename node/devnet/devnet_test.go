@@ -2,9 +2,9 @@ package devnet
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -19,6 +19,7 @@ import (
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/genesis"
 	"github.com/poqmesh/poq/quality"
 )
 
@@ -173,7 +174,7 @@ func TestStartThatWasKilledIsCompletedByTheNext(t *testing.T) {
 	// A start that was killed has keys of some peers, in part, and no genesis. Nothing else is removed.
 	for path, data := range map[string]string{
 		"validator-1/peer.key": "cut", "validator-1/account.key": "", "worker-1/consensus.key": "x", "payer/notes.txt": "mine", manifestFile: "{",
-		genesisFile + ".123": "half",
+		"genesis.json.123": "half",
 	} {
 		path = filepath.Join(dir, path)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(data), 0o600)); err != nil {
@@ -229,11 +230,10 @@ func TestDirectoryOfAnotherNetworkIsRefused(t *testing.T) {
 		t.Error("the seed was forgotten")
 	}
 	d.Close()
-	if err := os.WriteFile(filepath.Join(dir, genesisFile), []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(genesis.Path(dir), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var syntax *json.SyntaxError
-	if _, err := Start(soon(t), noSeed); !errors.As(err, &syntax) || !strings.Contains(err.Error(), genesisFile) {
+	if _, err := Start(soon(t), noSeed); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), genesis.Path(dir)) {
 		t.Errorf("a broken genesis: %v", err)
 	}
 }

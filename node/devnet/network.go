@@ -18,6 +18,7 @@ import (
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/node/genesis"
 	"github.com/poqmesh/poq/node/keystore"
 )
 
@@ -33,7 +34,6 @@ type manifest struct {
 }
 
 const (
-	genesisFile  = "genesis.json"
 	manifestFile = "devnet.json"
 	lockFile     = "LOCK"
 )
@@ -65,7 +65,7 @@ func openNetwork(dir string, validators, workers int, judge crypto.Hash, seed *u
 	if !ok {
 		return nil, fmt.Errorf("directory %s: %w; stop that one or choose another directory", dir, store.ErrInUse)
 	}
-	if _, err = os.Stat(filepath.Join(dir, genesisFile)); errors.Is(err, fs.ErrNotExist) {
+	if _, err = os.Stat(genesis.Path(dir)); errors.Is(err, fs.ErrNotExist) {
 		err = n.make(validators, workers, judge, seed)
 	} else if err = n.read(); err == nil {
 		err = n.check(validators, workers, seed)
@@ -94,8 +94,8 @@ func (n *network) peers() []Peer { return names(len(n.genesis.Validators), n.man
 
 // read reads what the directory keeps.
 func (n *network) read() error {
-	n.genesis = new(ledger.Genesis)
-	if err := readJSON(filepath.Join(n.dir, genesisFile), n.genesis); err != nil {
+	var err error
+	if n.genesis, err = genesis.Read(genesis.Path(n.dir)); err != nil {
 		return err
 	}
 	return readJSON(filepath.Join(n.dir, manifestFile), &n.manifest)
@@ -149,25 +149,7 @@ func (n *network) make(validators, workers int, judge crypto.Hash, seed *uint64)
 	if err := writeJSON(filepath.Join(n.dir, manifestFile), n.manifest); err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(n.dir, genesisFile), g)
-}
-
-// PutGenesis writes the genesis of a directory into which ledgers are to be imported. If the directory has
-// one it must be the same, else the error wraps ErrMismatch.
-func PutGenesis(dir string, g *ledger.Genesis) error {
-	path := filepath.Join(dir, genesisFile)
-	old := new(ledger.Genesis)
-	err := readJSON(path, old)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("making the directory: %w", err)
-		}
-		return writeJSON(path, g)
-	}
-	if err == nil && old.Chain() != g.Chain() {
-		err = fmt.Errorf("%w: it has chain %s, this is chain %s, which differs in %s; choose another directory", ErrMismatch, old.Chain().Short(), g.Chain().Short(), old.Difference(g))
-	}
-	return err
+	return genesis.Put(n.dir, g)
 }
 
 // newIdentity makes a peer's keys, in place of those that a start left that did not get to the end.

@@ -1,0 +1,99 @@
+// Package genesis keeps the genesis of a network in a peer's directory, and has the line with which a validator asks to
+// be written into one.
+package genesis
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/poqmesh/poq/ledger"
+)
+
+// Errors a caller may branch on.
+var (
+	// ErrOther is wrapped when a directory has another genesis.
+	ErrOther = errors.New("the directory has another genesis")
+	// ErrInUse is wrapped when a directory has a ledger that began with its genesis.
+	ErrInUse = errors.New("a ledger began with this genesis")
+)
+
+// Path returns where a directory has its genesis.
+func Path(dir string) string { return filepath.Join(dir, "genesis.json") }
+
+// Read reads a genesis from a file. If nothing is wrong but that it has no validators yet, it returns the genesis beside
+// an error that wraps [ledger.ErrNoValidators].
+func Read(path string) (*ledger.Genesis, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the genesis: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, ledger.MaxGenesisFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the genesis: %w", err)
+	}
+	g, err := ledger.ParseGenesis(data)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return g, err
+}
+
+// Put writes the genesis of a directory, which is made if need be. If it has one it must be the same, else the error
+// wraps [ErrOther] and names the difference.
+func Put(dir string, g *ledger.Genesis) error {
+	old, err := Read(Path(dir))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return write(dir, g)
+	case err != nil && !errors.Is(err, ledger.ErrNoValidators):
+		return err
+	case old.Chain() != g.Chain():
+		return fmt.Errorf("%w: %s has chain %s, this is chain %s, which differs in %s; choose another directory",
+			ErrOther, Path(dir), old.Chain().Short(), g.Chain().Short(), old.Difference(g))
+	}
+	return nil
+}
+
+// Change replaces the genesis of a directory, or writes the first one. If there is a ledger or a vote log, which belong
+// to the genesis that they began with, the error wraps [ErrInUse].
+func Change(dir string, g *ledger.Genesis) error {
+	for _, name := range []string{"ledger", "votes"} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Lstat(path); err == nil {
+			return fmt.Errorf("%w: there is %s, and a changed genesis is another network; use another --dir, or move ledger and votes away to begin anew", ErrInUse, path)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("looking for a ledger: %w", err)
+		}
+	}
+	return write(dir, g)
+}
+
+// write writes the file whole or not at all.
+func write(dir string, g *ledger.Genesis) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("making the directory: %w", err)
+	}
+	data, err := json.MarshalIndent(g, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding the genesis: %w", err)
+	}
+	path := Path(dir)
+	f, err := os.CreateTemp(dir, filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("writing the genesis: %w", err)
+	}
+	_, err = f.Write(append(data, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("writing the genesis: %w", err), os.Remove(f.Name()))
+	}
+	return nil
+}

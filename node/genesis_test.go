@@ -1,0 +1,52 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/poqmesh/poq/crypto"
+	"github.com/poqmesh/poq/p2p"
+)
+
+func TestGenesisIsFetchedByItsHash(t *testing.T) {
+	t.Parallel()
+	s := newSwarm(t, 1)
+	s.launch(s.validators[0])
+	addrs, chain := s.validators[0].node.Host().Addrs(), s.genesis.Chain()
+
+	// One that gives out another genesis and one that is away do not keep it from those who ask.
+	other := *s.genesis
+	other.Epoch++
+	liar := s.bareHost(testIdentity(t, "liar"))
+	if err := liar.Serve(p2p.ServeConfig{Name: protocolGenesis, MaxRequest: 32, Handle: func(context.Context, peer.ID, []byte) ([]byte, error) {
+		return other.Encode(), nil
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	away := s.bareHost(testIdentity(t, "away"))
+	awayAddrs := away.Addrs()
+	if err := away.Close(); err != nil {
+		t.Fatal(err)
+	}
+	bad := append(liar.Addrs(), awayAddrs...)
+	got, err := FetchGenesis(soon(t), s.genesis.Network, chain, nil, append(append([]multiaddr.Multiaddr{}, bad...), addrs...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, s.genesis) {
+		t.Errorf("fetched %+v, want %+v", got, s.genesis)
+	}
+
+	if _, err := FetchGenesis(soon(t), s.genesis.Network, chain, nil, bad...); err == nil || !strings.Contains(err.Error(), "another one") || !strings.Contains(err.Error(), away.ID().String()) {
+		t.Errorf("from a liar and one that is away: %v, want both named", err)
+	}
+	if _, err := FetchGenesis(soon(t), s.genesis.Network, crypto.Hash{1}, nil, addrs...); !errors.Is(err, p2p.ErrNotFound) {
+		t.Errorf("a genesis of another chain: %v, want ErrNotFound", err)
+	}
+}

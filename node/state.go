@@ -1,0 +1,292 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/poqmesh/poq/crypto"
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/p2p"
+)
+
+// State is how a node is at one moment. Its JSON form is stable: fields are added, never changed.
+type State struct {
+	Network   string           `json:"network"`
+	Chain     crypto.Hash      `json:"chain"`
+	PeerID    string           `json:"peer_id"`
+	Account   ledger.AccountID `json:"account"`
+	Balance   int64            `json:"balance"` // µ-credits
+	Started   time.Time        `json:"started"`
+	Addrs     []string         `json:"addrs"`
+	Ready     bool             `json:"ready"`
+	Problems  []string         `json:"problems"` // in plain words; empty if all is well
+	Bandwidth p2p.Bandwidth    `json:"bandwidth"`
+	Gossip    p2p.Stats        `json:"gossip"`
+	Topics    []p2p.TopicStats `json:"topics"`
+	Links     []p2p.LinkStats  `json:"links"`
+	Peers     []PeerState      `json:"peers"`
+	Committee []Member         `json:"committee"`
+	Ledger    LedgerState      `json:"ledger"`
+	Validator *ValidatorState  `json:"validator,omitempty"`
+	Worker    *WorkerState     `json:"worker,omitempty"`
+	Compared  []Comparison     `json:"compared,omitempty"` // see Node.Compare
+}
+
+// PeerState is another peer.
+type PeerState struct {
+	p2p.PeerInfo
+	Name string `json:"name,omitempty"` // that of a validator in the genesis
+}
+
+// Member is a validator of the genesis as this node sees it.
+type Member struct {
+	Index     int       `json:"index"`
+	Name      string    `json:"name"`
+	PeerID    string    `json:"peer_id"`
+	Self      bool      `json:"self"`
+	Connected bool      `json:"connected"`
+	Gone      bool      `json:"gone"`
+	Heard     time.Time `json:"heard,omitzero"`
+	Link      bool      `json:"link"` // the stream for votes is open; between validators only
+}
+
+// LedgerState is what a node's ledger holds and takes.
+type LedgerState struct {
+	Tasks       int           `json:"tasks"` // settled: the ledger's height
+	Open        int           `json:"open"`
+	Escrow      ledger.Amount `json:"escrow"`
+	Digest      crypto.Hash   `json:"digest"`
+	Bytes       int64         `json:"bytes"` // on disk
+	DiskFree    uint64        `json:"disk_free"`
+	LastSettled time.Time     `json:"last_settled,omitzero"` // since the start
+	Agreed      time.Time     `json:"agreed,omitzero"`       // when it was last found equal to that of a peer
+	CaughtUp    time.Time     `json:"caught_up,omitzero"`    // when a peer last had nothing that was missing here
+}
+
+// ValidatorState is a validator's part.
+type ValidatorState struct {
+	Index        int         `json:"index"`
+	Judge        crypto.Hash `json:"judge"`
+	Signing      bool        `json:"signing"` // false until a quorum has confirmed what it signed before
+	Refusal      string      `json:"refusal,omitempty"`
+	Scored       uint64      `json:"scored"` // answers, since the start
+	ScoresFailed uint64      `json:"scores_failed"`
+	ScoreMS      float64     `json:"score_ms"` // mean
+	SettleMS     float64     `json:"settle_ms"`
+	VotelogBytes int64       `json:"votelog_bytes"`
+}
+
+// WorkerState is a worker's part.
+type WorkerState struct {
+	Engine   string  `json:"engine"`
+	Busy     int     `json:"busy"`     // tasks that it has to do with
+	Answered uint64  `json:"answered"` // since the start
+	Declined uint64  `json:"declined"`
+	Failed   uint64  `json:"failed"`
+	AnswerMS float64 `json:"answer_ms"` // mean
+}
+
+// caughtUpFor is how long a node counts as caught up: with every syncEvery it is seen anew.
+const caughtUpFor = 10 * syncEvery
+
+// State returns how the node is.
+func (n *Node) State() State {
+	now := time.Now()
+	s := State{
+		Network: n.genesis.Network, Chain: n.domain.Chain, PeerID: n.host.ID().String(),
+		Account: n.Account(), Balance: n.store.Account(n.Account()).Balance, Started: n.born, Addrs: []string{},
+		Bandwidth: n.host.Bandwidth(), Gossip: n.host.Stats(), Topics: n.host.Topics(), Links: n.host.Links(), Peers: []PeerState{},
+	}
+	for _, a := range n.host.Addrs() {
+		s.Addrs = append(s.Addrs, a.String())
+	}
+	names := map[string]string{}
+	for _, v := range n.genesis.Validators {
+		names[v.Peer] = v.Name
+	}
+	for _, p := range n.host.PeerInfos() {
+		s.Peers = append(s.Peers, PeerState{p, names[p.ID.String()]})
+	}
+	s.Committee = n.members(s.Peers)
+	s.Ledger = n.ledgerState()
+	if n.self >= 0 {
+		s.Validator = n.validatorState()
+	}
+	if n.worker != nil {
+		m := n.meter
+		ok := read(m.answers.WithLabelValues(resultOK))
+		s.Worker = &WorkerState{
+			Engine: n.cfg.engine.Name(), Busy: n.worker.busy(), Answered: ok.count, AnswerMS: ok.ms(),
+			Declined: read(m.answers.WithLabelValues(resultDeclined)).count, Failed: read(m.answers.WithLabelValues(resultFailed)).count,
+		}
+	}
+	s.Ready, s.Problems = n.judgeState(s, now)
+	return s
+}
+
+func (n *Node) members(peers []PeerState) []Member {
+	list := make([]Member, len(n.genesis.Validators))
+	for i, v := range n.genesis.Validators {
+		m := Member{Index: i, Name: v.Name, PeerID: v.Peer, Self: i == n.self, Gone: i != n.self}
+		at := slices.IndexFunc(peers, func(p PeerState) bool { return p.ID.String() == v.Peer })
+		if at >= 0 {
+			p := peers[at]
+			m.Connected, m.Gone, m.Heard = p.Connected, p.Gone, p.Heard
+		}
+		if id, err := peer.Decode(v.Peer); err == nil && n.self >= 0 && i != n.self {
+			m.Link = n.links.Up(id)
+		}
+		list[i] = m
+	}
+	return list
+}
+
+func (n *Node) ledgerState() LedgerState {
+	t := n.store.Totals()
+	return LedgerState{
+		Tasks: t.Tasks, Open: t.Open, Escrow: t.Escrow, Digest: n.store.Digest().Sum, Bytes: t.Tables + t.ValueLog, DiskFree: t.Free,
+		LastSettled: moment(n.meter.settledAt.Load()), Agreed: moment(n.meter.agreedAt.Load()), CaughtUp: moment(n.meter.caughtAt.Load()),
+	}
+}
+
+func moment(nanos int64) time.Time {
+	if nanos == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, nanos)
+}
+
+func (n *Node) validatorState() *ValidatorState {
+	scored, settled := read(n.meter.judge.WithLabelValues(resultOK)), read(n.meter.spans.WithLabelValues(spanReveal))
+	v := &ValidatorState{
+		Index: n.self, Judge: n.genesis.Judge, Signing: n.meter.signing.Load(), Scored: scored.count, ScoreMS: scored.ms(), SettleMS: settled.ms(),
+		ScoresFailed: read(n.meter.judge.WithLabelValues(resultFailed)).count, VotelogBytes: dirSize(n.votesDir()),
+	}
+	if err := n.Refusal(); err != nil {
+		v.Refusal = err.Error()
+	}
+	return v
+}
+
+// judgeState says whether the node is ready, and what is not as it should be.
+func (n *Node) judgeState(s State, now time.Time) (ready bool, problems []string) {
+	problems = []string{}
+	say := func(format string, a ...any) { problems = append(problems, fmt.Sprintf(format, a...)) }
+	ready = true
+	if err := n.Err(); err != nil {
+		ready = false
+		say("this peer has stopped: %v", err)
+	}
+	if s.Validator != nil && s.Validator.Refusal != "" {
+		ready = false
+		say("this validator signs nothing: %s", s.Validator.Refusal)
+	}
+	here := 0
+	for _, p := range s.Peers {
+		if !p.Gone {
+			here++
+		}
+	}
+	switch {
+	case here == 0:
+		ready = false
+		say("no other peer is connected")
+	case now.Sub(s.Ledger.CaughtUp) > caughtUpFor:
+		ready = false
+		say("the ledger has not been compared with that of a peer yet")
+	}
+	away := 0
+	for _, m := range s.Committee {
+		if m.Gone && !m.Self {
+			away++
+		}
+	}
+	if faulty := len(s.Committee) - n.genesis.Quorum(); s.Validator != nil && away > faulty {
+		say("%d of %d validators are away: nothing is settled until at most %d are", away, len(s.Committee), faulty)
+	}
+	if s.Validator != nil && !s.Validator.Signing && s.Validator.Refusal == "" && here > 0 {
+		say("this validator does not sign yet: a quorum must first confirm what it signed before")
+	}
+	if lost := s.Gossip.Lost(); lost > 0 {
+		say("%d gossip messages were lost for want of room: the machine, or a peer's, is too slow", lost)
+	}
+	if free := s.Ledger.DiskFree; free > 0 && free < lowDisk {
+		say("only %d MiB are free for the ledger: below 64 the peer stops", free>>20)
+	}
+	return ready, problems
+}
+
+// lowDisk is the space below which State complains.
+const lowDisk = 512 << 20
+
+// ms returns the mean in milliseconds.
+func (t timed) ms() float64 { return float64(t.mean.Microseconds()) / 1000 }
+
+// Comparison is how a peer's ledger compares with this one at one moment. While tasks are being settled ledgers differ
+// by the latest of them.
+type Comparison struct {
+	PeerID string      `json:"peer_id"`
+	Equal  bool        `json:"equal"`
+	Tasks  int         `json:"tasks"` // settled there
+	Digest crypto.Hash `json:"digest"`
+	Error  string      `json:"error,omitempty"` // why it did not tell
+}
+
+const (
+	maxCompared    = 32
+	compareTimeout = 2 * time.Second
+)
+
+// Compare asks connected peers, validators first and at most 32, for the digest of their ledgers.
+func (n *Node) Compare(ctx context.Context) []Comparison {
+	peers := slices.DeleteFunc(n.host.PeerInfos(), func(p p2p.PeerInfo) bool { return p.Gone })
+	rank := func(p p2p.PeerInfo) int {
+		if i := n.genesis.ValidatorByPeer(p.ID.String()); i >= 0 {
+			return i
+		}
+		return len(n.genesis.Validators)
+	}
+	slices.SortStableFunc(peers, func(a, b p2p.PeerInfo) int { return cmp.Compare(rank(a), rank(b)) })
+	peers = peers[:min(len(peers), maxCompared)]
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	list := make([]Comparison, len(peers))
+	var asking sync.WaitGroup
+	for i, p := range peers {
+		asking.Go(func() {
+			list[i].PeerID = p.ID.String()
+			before := n.store.Digest()
+			d, err := remote{n, p.ID}.Digest(ctx)
+			if err != nil {
+				list[i].Error = err.Error()
+				if errors.Is(err, context.DeadlineExceeded) {
+					list[i].Error = "no answer in time"
+				}
+				return
+			}
+			list[i].Tasks, list[i].Digest = d.Tasks, d.Sum
+			list[i].Equal = d == before || d == n.store.Digest()
+		})
+	}
+	asking.Wait()
+	return list
+}
+
+// PingPeers measures the latency of all connected peers at once, which State then tells. It returns after two seconds at
+// the latest.
+func (n *Node) PingPeers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	var pings sync.WaitGroup
+	for _, p := range n.host.Peers() {
+		pings.Go(func() { _, _ = n.host.Ping(ctx, p) }) // who does not answer keeps its old latency, and is gone soon
+	}
+	pings.Wait()
+}
