@@ -81,10 +81,15 @@ func (n *Node) join() error {
 }
 
 // committee returns the peer ids of the other validators; none on a node that is no validator.
-func (n *Node) committee() (peers []peer.ID) {
+func (n *Node) committee() []peer.ID {
 	if n.self < 0 {
 		return nil
 	}
+	return n.validators()
+}
+
+// validators returns the peer ids of all validators but this one.
+func (n *Node) validators() (peers []peer.ID) {
 	for i, v := range n.genesis.Validators {
 		if p, err := peer.Decode(v.Peer); err == nil && i != n.self {
 			peers = append(peers, p)

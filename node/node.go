@@ -243,7 +243,7 @@ func (n *Node) assemble() (err error) {
 	n.syncer = newSyncer(n)
 	conf := p2p.Config{
 		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Host: n.cfg.host, Logger: n.log, Topics: topicNames(),
-		Met: func(p peer.ID) { n.syncer.add(p) }, Registerer: n.cfg.register,
+		Met: func(p peer.ID) { n.syncer.add(p) }, Registerer: n.cfg.register, Protected: n.validators(),
 	}
 	if n.cfg.version != "" {
 		conf.Agent = "poq/" + n.cfg.version

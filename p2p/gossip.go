@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
@@ -26,17 +28,21 @@ type TopicConfig[T any] struct {
 	Name string
 	// MaxSize bounds a message in bytes, 1 to MaxGossip. Larger ones are rejected before Validate sees them.
 	MaxSize int
+	// Rate is how many messages per second a peer may hand over, copies of what is known included, and twice as many at
+	// once; 0 means DefaultRate. What is over is dropped unread and counts neither as seen nor, unless it goes on, as a fault.
+	Rate int
 	// Validate decodes and checks a message before it is passed on to other peers. from is the peer that
 	// handed it over, not the one that made it; it is the host's own id for what Publish sends. It runs in up to
 	// eight goroutines at once, which all topics share: it must be quick, and end by the deadline of ctx (2 s).
 	// Nil error: deliver and pass on. Error wrapping ErrReject: drop, and hold it against from. Any other
-	// error, a panic, or any error after the deadline: drop, nobody's fault.
+	// error, a panic, or any error after the deadline: drop, nobody's fault; what is well-formed and worthless, as of a
+	// sender who cannot pay, is for the caller to hold against from with [Host.Fault].
 	// A dropped message is not looked at again within Config.SeenTTL, whoever sends it. So a message that merely
 	// came too early must be accepted and kept.
 	Validate func(ctx context.Context, from peer.ID, data []byte) (T, error)
 	// Handle gets what Validate returned, also for own messages. It is called from one goroutine per topic,
 	// in the order in which validation ended, which for messages of one peer may differ from the order of sending.
-	// While it blocks, up to 1024 messages wait and later ones are lost (Stats.Undelivered).
+	// While it blocks, up to 8192 messages wait and later ones are lost (Stats.Undelivered).
 	Handle func(from peer.ID, msg T)
 }
 
@@ -59,10 +65,13 @@ func Join[T any](h *Host, cfg TopicConfig[T]) (*Topic, error) {
 		return nil, fmt.Errorf("p2p: join %q: not one of Config.Topics", cfg.Name)
 	case cfg.MaxSize < 1 || cfg.MaxSize > MaxGossip:
 		return nil, fmt.Errorf("p2p: join %q: MaxSize %d: want 1 to %d", cfg.Name, cfg.MaxSize, MaxGossip)
+	case cfg.Rate < 0:
+		return nil, fmt.Errorf("p2p: join %q: Rate %d: want 0 or more", cfg.Name, cfg.Rate)
 	case cfg.Validate == nil || cfg.Handle == nil:
 		return nil, fmt.Errorf("p2p: join %q: Validate and Handle are required", cfg.Name)
 	}
 	t := &Topic{h: h, name: cfg.Name, maxSize: cfg.MaxSize}
+	h.standings.rates.Store(h.id(cfg.Name), cmp.Or(cfg.Rate, DefaultRate))
 	t.validate = func(ctx context.Context, from peer.ID, data []byte) (any, error) {
 		return guard(h, "topic "+cfg.Name, func() (any, error) {
 			msg, err := cfg.Validate(ctx, from, data)
@@ -237,7 +246,8 @@ func (h *Host) startGossip(cfg Config) error {
 	}
 	slices.Sort(ids)
 	var err error
-	h.gossip, err = pubsub.NewGossipSub(h.ctx, h.host,
+	score, thresholds := gossipScore(ids, ttl, h.standings.held)
+	h.gossip, err = pubsub.NewGossipSub(h.ctx, gossipHost{h.host, h.standings, h.ctx},
 		// Every message carries the signature of who made it; a second one by the host that publishes would cost a
 		// check per message and tell where it entered the network.
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor(),
@@ -250,6 +260,8 @@ func (h *Host) startGossip(cfg Config) error {
 		pubsub.WithValidateQueueSize(validateQueue), pubsub.WithValidateWorkers(validators),
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),
 		pubsub.WithSeenMessagesTTL(ttl),
+		pubsub.WithPeerScore(score, thresholds), pubsub.WithPeerScoreInspect(h.scored, time.Second),
+		pubsub.WithAppSpecificRpcInspector(h.standings.inspect),
 		pubsub.WithRawTracer(h.mesh),
 		pubsub.WithLogger(slog.New(errorsOnly{h.log.With("part", "gossip").Handler()})),
 	)

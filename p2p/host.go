@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -19,8 +20,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
@@ -56,6 +57,9 @@ type Config struct {
 	// speaks and which limits it has is its maker's business, but nobody else may run gossipsub on it. The new
 	// Host closes it; when New fails, its maker must. Its bytes are not counted, nor are silent peers pinged.
 	Host host.Host
+	// Protected are peers that this host can't do without. Their connections are not cut when there are too many, and
+	// load alone does not get them banned, only what is invalid; quotas hold for them too.
+	Protected []peer.ID
 	// SeenTTL is how long the id of a gossip message is remembered, in which time the same bytes are not
 	// delivered again; zero means two minutes. It must be longer than the longest time for which a message can
 	// still wander between peers.
@@ -92,6 +96,8 @@ type Host struct {
 	watch   watchers
 
 	topicNames []string // Config.Topics
+	standings  *standings
+	totals     atomic.Pointer[map[peer.ID]float64] // gossip's scores, as of the last second
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
@@ -115,11 +121,11 @@ func New(cfg Config) (*Host, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	lh, seen := cfg.Host, newTraffic()
+	lh, seen, st := cfg.Host, newTraffic(), newStandings(cfg.Protected)
 	switch {
 	case lh == nil:
 		var err error
-		if lh, err = startHost(cfg, seen); err != nil {
+		if lh, err = startHost(cfg, seen, st); err != nil {
 			return nil, fmt.Errorf("p2p: start host: %w", err)
 		}
 	case cfg.Key != nil || cfg.Listen != nil:
@@ -132,8 +138,15 @@ func New(cfg Config) (*Host, error) {
 		host:    lh,
 		traffic: seen,
 		timings: newTimings(),
-		mesh:    newMeshTracer(),
+		mesh:    newMeshTracer(st),
 		keeping: make(map[peer.ID]bool),
+
+		standings: st,
+	}
+	h.totals.Store(&map[peer.ID]float64{})
+	st.part = h.part
+	for _, p := range cfg.Protected {
+		lh.ConnManager().Protect(p, "protected")
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	if err := h.watchPeers(cfg.Met); err != nil {
@@ -154,24 +167,18 @@ func New(cfg Config) (*Host, error) {
 }
 
 // startHost starts a libp2p host that reports its traffic.
-func startHost(cfg Config, seen *traffic) (host.Host, error) {
+func startHost(cfg Config, seen *traffic, st *standings) (host.Host, error) {
 	listen := libp2p.ListenAddrs(cfg.Listen...)
 	if len(cfg.Listen) == 0 {
 		listen = libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0")
 	}
-	// The library's limits, scaled to the memory of the machine. Connections from 127.0.0.0/8 and ::1 are free
-	// of its per-address limits, so many hosts of one process may meet on loopback.
-	limits := rcmgr.DefaultLimits
-	libp2p.SetDefaultServiceLimits(&limits)
-	var uncounted []rcmgr.Option
-	if cfg.Registerer == nil {
-		uncounted = append(uncounted, rcmgr.WithMetricsDisabled())
-	} else {
-		rcmgr.MustRegisterWith(cfg.Registerer)
-	}
-	resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()), uncounted...)
+	resources, err := newResources(st, cfg.Registerer)
 	if err != nil {
-		return nil, fmt.Errorf("resource manager: %w", err)
+		return nil, err
+	}
+	conns, err := connmgr.NewConnManager(connsLow, connsHigh, connmgr.WithGracePeriod(connsGrace))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("connection manager: %w", err), resources.Close())
 	}
 	options := []libp2p.Option{
 		listen,
@@ -180,6 +187,8 @@ func startHost(cfg Config, seen *traffic) (host.Host, error) {
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.ResourceManager(resources),
+		libp2p.ConnectionManager(conns),
+		libp2p.ConnectionGater(st.bans),
 		libp2p.UserAgent(cmp.Or(cfg.Agent, "poq")),
 		libp2p.BandwidthReporter(seen),
 		// What a peer with known addresses has no use for, and would keep an idle host busy.
@@ -196,8 +205,7 @@ func startHost(cfg Config, seen *traffic) (host.Host, error) {
 	}
 	lh, err := libp2p.New(options...)
 	if err != nil {
-		_ = resources.Close()
-		return nil, err
+		return nil, errors.Join(err, conns.Close(), resources.Close())
 	}
 	return lh, nil
 }
@@ -218,6 +226,9 @@ func (h *Host) watchPeers(met func(peer.ID)) error {
 			case e := <-sub.Out():
 				switch e := e.(type) {
 				case event.EvtPeerConnectednessChanged:
+					if e.Connectedness == network.Connected && h.standings.bans.has(e.Peer) { // Config.Host has its own gater
+						_ = h.host.Network().ClosePeer(e.Peer)
+					}
 					h.watch.wake(e.Peer)
 				case event.EvtPeerIdentificationCompleted:
 					h.watch.wake(e.Peer)
@@ -233,6 +244,21 @@ func (h *Host) watchPeers(met func(peer.ID)) error {
 		}
 	})
 	return nil
+}
+
+// part ends the connection to a peer that was banned.
+func (h *Host) part(p peer.ID, f Fault) {
+	if !h.begin() {
+		return
+	}
+	go func() {
+		defer h.running.Done()
+		h.log.Info("peer is kept out", "who", p.String(), "last_fault", f.String(), "for", banTime)
+		for _, c := range h.host.Network().ConnsToPeer(p) {
+			h.standings.bans.addAddr(c.RemoteMultiaddr())
+		}
+		_ = h.host.Network().ClosePeer(p)
+	}()
 }
 
 // ID is the peer id, the hash of the identity key.

@@ -10,9 +10,10 @@ const (
 	maxRPC = 2 * MaxGossip
 	// maxSubscriptions bounds the announcements in one RPC.
 	maxSubscriptions = 32
-	// validateQueue is shared by all topics. What does not fit is dropped before it counts as seen, so that a
-	// heartbeat may repair it; the library's 32 is less than one settlement's burst.
-	validateQueue = 1024
+	// validateQueue is shared by all topics and peers, see standings.admit. What does not fit is dropped before it counts as seen,
+	// so it is taken from the next peer that has it; a peer of the mesh does not announce it again. The
+	// library's 32 is less than one settlement's burst.
+	validateQueue = 8192
 	// validators is how many Validate calls run at once. They run in the library's own workers ("inline"), so that load
 	// makes the queue grow. Its other way, a bounded number of goroutines, drops what is over the
 	// bound after it was marked as seen: lost for good, and seen to happen at 64 with 160 messages at once.
@@ -21,8 +22,8 @@ const (
 	validateTimeout = 2 * time.Second
 	// outboundQueue is per peer; an RPC that does not fit is lost until a heartbeat's gossip repairs it.
 	outboundQueue = 512
-	// subscriptionQueue is per topic.
-	subscriptionQueue = 1024
+	// subscriptionQueue is per topic: as many as may come out of Validate while Handle waits for a disk.
+	subscriptionQueue = validateQueue
 	// seenTTL is the library's default too.
 	seenTTL = 2 * time.Minute
 
@@ -57,8 +58,66 @@ const (
 	floodPublish = true
 )
 
+// Conduct. What goes over a quota is dropped unread and counted; only what lasts is held against the peer. Quotas are per
+// peer and count copies of what is known too, since that is seen only later. They have room for twice a second's worth at once.
+// At 100 tasks/s with 16 validators, gossip has some 90 messages per task: 9000/s over all topics, and a peer that
+// forwards them all hands over as many. The quotas are above that and far under what a flood takes to hurt: what is under
+// them still has to be worth something, or it counts as a fault.
+const (
+	// DefaultRate is how many messages per second of a topic a peer may hand over, where TopicConfig.Rate says nothing.
+	DefaultRate = 8192
+	// rpcRate is in gossip RPCs per second: mostly one message each.
+	rpcRate = 16384
+	// controlRate is in ids and entries per second: each heartbeat may announce 5000 ids per topic.
+	controlRate = 32768
+	// subscriptionRate is in announcements per second; a peer announces each topic once.
+	subscriptionRate = 64
+	// gossipBytes per second are read of a peer; more waits on its side. 128 prompts of the largest size that travels inline are half of it.
+	gossipBytes = 8 << 20
+	// streamRate is in streams that a peer opens per second, of all protocols: one for each request.
+	streamRate = 512
+	// requestRate is in requests per second, peer and protocol, where ServeConfig.Rate says nothing.
+	requestRate = 256
+	// requestRead is how long a request may take to arrive once its stream is open.
+	requestRead = 3 * time.Second
+	// frameRate is in frames per second and link; more waits on the sender's side. A bundle of votes leaves every
+	// one or two milliseconds at most.
+	frameRate = 4096
+
+	// floodSize is how much over quota makes one fault.
+	floodSize = 64
+	// faultHalfLife is the time after which half of what is held against a peer is forgotten.
+	faultHalfLife = 2 * time.Minute
+	// banPoints of faults end the connection for banTime.
+	banPoints = 40
+	banTime   = 10 * time.Minute
+	// bansPerAddr ids that were banned at one address have the address banned.
+	bansPerAddr = 3
+	bansKept    = 16384
+	// standingsKept is for how many peers faults and quotas are remembered, about 2 KB each.
+	standingsKept = 4096
+
+	// Scores of gossip, see gossipScore.
+	gossipThreshold   = -10
+	publishThreshold  = -20
+	graylistThreshold = -40
+)
+
 // Connections.
 const (
+	// connsLow connections are left when there are more than connsHigh, and of those that are older than connsGrace. Protected
+	// peers and kept ones stay.
+	connsLow   = 96
+	connsHigh  = 192
+	connsGrace = time.Minute
+	// Connections of one address: libp2p's 8 at once and 16 in a burst are too few for a rack, a cluster
+	// of containers or a lab behind one address; private networks have these.
+	publicConnRate   = 0.2 // per second and address
+	publicConnBurst  = 16
+	privateConns     = 1024 // of each network as a whole
+	privateConnBurst = 512
+	privateConnRate  = 64 // per second and network
+
 	// dialMin and dialMax bound the back-off of Keep and of links; a peer that restarts is back within a second,
 	// one that is away for long is asked six times a minute.
 	dialMin     = 250 * time.Millisecond

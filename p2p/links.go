@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"golang.org/x/time/rate"
 )
 
 // ErrQueueFull says that a peer takes frames more slowly than they come, or is away. The frame was not queued;
@@ -324,7 +325,20 @@ func (l *Links) serve(s network.Stream) {
 	if _, err := s.Write([]byte{linkReady}); err != nil {
 		return
 	}
-	if err := readFrames(s, l.maxFrame, func(frame []byte) error { return l.receive(l.h.ctx, from, frame) }); err != nil {
+	// A peer that sends more is read no faster, so that checking what one sends leaves time for the others.
+	pace := rate.NewLimiter(frameRate, frameRate)
+	err := readFrames(s, l.maxFrame, func(frame []byte) error {
+		if err := pace.Wait(l.h.ctx); err != nil {
+			return nil //nolint:nilerr // the host closes
+		}
+		return l.receive(l.h.ctx, from, frame)
+	})
+	if err != nil {
+		fault := FaultInvalid
+		if errors.Is(err, errFrame) {
+			fault = FaultProtocol
+		}
+		l.h.standings.fault(from, fault, 1)
 		_ = s.ResetWithError(network.StreamProtocolViolation)
 		l.h.log.Warn("link ended: peer broke the protocol", "protocol", l.id, "from", from.String(), "err", err)
 	}

@@ -25,10 +25,14 @@ type Counts struct {
 	Undelivered uint64 `json:"undelivered"` // Handle was too slow
 }
 
-// Stats counts the gossip messages of all topics on this host since it started.
+// Stats counts the gossip messages of all topics on this host since it started, and what it refused.
 type Stats struct {
 	Counts
-	Unsent uint64 `json:"unsent"` // RPCs that found a peer's outbound queue full; zero in a healthy network
+	Unsent    uint64 `json:"unsent"`     // RPCs that found a peer's outbound queue full; zero in a healthy network
+	Crowded   uint64 `json:"crowded"`    // messages of peers that held their share of the places before Validate
+	OverQuota uint64 `json:"over_quota"` // messages, announcements and control entries of peers that sent too many
+	Refused   uint64 `json:"refused"`    // requests and streams of peers that sent too many
+	Banned    uint64 `json:"banned"`     // times that a peer was disconnected and kept out for its faults
 }
 
 // Lost is the number of messages, and RPCs full of them, that were lost for want of room: a sign that this host, or a peer, can't
@@ -59,6 +63,8 @@ type TopicStats struct {
 // meshTracer follows what gossipsub keeps to itself: to whom streams are open, who is in which mesh, and what becomes
 // of messages. Its methods run inside gossipsub's loop and must not block.
 type meshTracer struct {
+	standings *standings
+
 	mu      sync.Mutex
 	streams map[peer.ID]bool
 	mesh    map[string]map[peer.ID]bool
@@ -94,12 +100,13 @@ func (c *Counts) add(o Counts) {
 
 var _ pubsub.RawTracer = (*meshTracer)(nil)
 
-func newMeshTracer() *meshTracer {
+func newMeshTracer(st *standings) *meshTracer {
 	return &meshTracer{
-		streams:  make(map[peer.ID]bool),
-		mesh:     make(map[string]map[peer.ID]bool),
-		changed:  make(chan struct{}),
-		counters: make(map[string]*topicCounters),
+		standings: st,
+		streams:   make(map[peer.ID]bool),
+		mesh:      make(map[string]map[peer.ID]bool),
+		changed:   make(chan struct{}),
+		counters:  make(map[string]*topicCounters),
 	}
 }
 
@@ -183,14 +190,23 @@ func (t *meshTracer) RejectMessage(m *pubsub.Message, reason string) {
 	case pubsub.RejectValidationIgnored:
 		c.ignored.Add(1)
 	case pubsub.RejectValidationQueueFull:
+		t.standings.checked(m.ReceivedFrom)
 		c.throttled.Add(1)
-	default:
+	case pubsub.RejectValidationFailed:
 		c.rejected.Add(1)
+		t.standings.fault(m.ReceivedFrom, FaultInvalid, 1)
+	default: // before validation: a signature or an author where none belongs
+		t.standings.checked(m.ReceivedFrom)
+		c.rejected.Add(1)
+		t.standings.fault(m.ReceivedFrom, FaultInvalid, 1)
 	}
 }
 
-func (t *meshTracer) DeliverMessage(m *pubsub.Message)   { t.topic(m.GetTopic()).delivered.Add(1) }
-func (t *meshTracer) DuplicateMessage(m *pubsub.Message) { t.topic(m.GetTopic()).duplicates.Add(1) }
+func (t *meshTracer) DeliverMessage(m *pubsub.Message) { t.topic(m.GetTopic()).delivered.Add(1) }
+func (t *meshTracer) DuplicateMessage(m *pubsub.Message) {
+	t.topic(m.GetTopic()).duplicates.Add(1)
+	t.standings.checked(m.ReceivedFrom)
+}
 func (t *meshTracer) UndeliverableMessage(m *pubsub.Message) {
 	t.topic(m.GetTopic()).undelivered.Add(1)
 }
@@ -214,13 +230,26 @@ func (t *meshTracer) SendRPC(r *pubsub.RPC, _ peer.ID) {
 
 func (t *meshTracer) Join(string)                                          {}
 func (t *meshTracer) Leave(string)                                         {}
-func (t *meshTracer) ValidateMessage(*pubsub.Message)                      {}
+func (t *meshTracer) ValidateMessage(m *pubsub.Message)                    { t.standings.checked(m.ReceivedFrom) }
 func (t *meshTracer) ThrottlePeer(peer.ID)                                 {}
 func (t *meshTracer) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}
 
-// Stats returns the counters of gossip over all topics.
+// Faults counts what was held against peers since the host started, by kind.
+func (h *Host) Faults() map[Fault]uint64 {
+	counts := make(map[Fault]uint64, len(points))
+	for f := range points {
+		counts[Fault(f)] = h.standings.faults[f].Load()
+	}
+	return counts
+}
+
+// Stats returns the counters of gossip over all topics, and of what was refused.
 func (h *Host) Stats() Stats {
-	s := Stats{Counts: h.mesh.foreign.counts(), Unsent: h.mesh.unsent.Load()}
+	st := h.standings
+	s := Stats{
+		Counts: h.mesh.foreign.counts(), Unsent: h.mesh.unsent.Load(),
+		Crowded: st.crowded.Load(), OverQuota: st.overQuota.Load(), Refused: st.refused.Load(), Banned: st.banned.Load(),
+	}
 	for _, c := range h.mesh.counters {
 		s.add(c.counts())
 	}

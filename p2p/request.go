@@ -1,9 +1,11 @@
 package p2p
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -65,9 +67,12 @@ type ServeConfig struct {
 	Name string
 	// MaxRequest bounds a request in bytes, 1 to MaxBody.
 	MaxRequest int
+	// Rate is how many requests per second a peer may send, and twice as many at once; 0 means 256. What is over is
+	// answered with ErrBusy.
+	Rate int
 	// Handle answers a request with at most MaxBody bytes. It runs in up to 64 goroutines at once, 8 per peer
 	// (further requests are answered with ErrBusy), and must end with ctx: after 10 s, or when the requester gives
-	// up. A panic is answered with ErrRemote.
+	// up. A panic is answered with ErrRemote. An error that wraps ErrBadRequest is held against from.
 	Handle func(ctx context.Context, from peer.ID, req []byte) ([]byte, error)
 }
 
@@ -79,9 +84,12 @@ func (h *Host) Serve(cfg ServeConfig) error {
 		return err
 	case cfg.MaxRequest < 1 || cfg.MaxRequest > MaxBody:
 		return fmt.Errorf("p2p: serve %q: MaxRequest %d: want 1 to %d", cfg.Name, cfg.MaxRequest, MaxBody)
+	case cfg.Rate < 0:
+		return fmt.Errorf("p2p: serve %q: Rate %d: want 0 or more", cfg.Name, cfg.Rate)
 	case cfg.Handle == nil:
 		return fmt.Errorf("p2p: serve %q: Handle is required", cfg.Name)
 	}
+	cfg.Rate = cmp.Or(cfg.Rate, requestRate)
 	slots := slots{perPeer: make(map[peer.ID]int)}
 	h.host.SetStreamHandler(id, func(s network.Stream) {
 		if !h.begin() {
@@ -120,15 +128,29 @@ func (h *Host) answer(ctx context.Context, s network.Stream, cfg ServeConfig, sl
 
 func (h *Host) respond(ctx context.Context, s network.Stream, cfg ServeConfig, slots *slots) ([]byte, error) {
 	from := s.Conn().RemotePeer()
+	// Both before reading: a busy host spends no memory on what it will not answer.
+	if st := h.standings.of(from); !st.limiter(st.requests, cfg.Name, cfg.Rate).Allow() {
+		h.standings.refused.Add(1)
+		h.standings.exceed(from, 1)
+		return nil, ErrBusy
+	}
 	release, ok := slots.take(from)
 	if !ok {
-		return nil, ErrBusy // before reading: a busy host spends no memory on what it will not answer
+		return nil, ErrBusy
 	}
 	defer release()
+	_ = s.SetReadDeadline(time.Now().Add(requestRead))
 	req, err := newFrameReader(s, cfg.MaxRequest).next()
+	switch {
+	case errors.Is(err, errFrame):
+		h.standings.fault(from, FaultProtocol, 1)
+	case isTimeout(err):
+		h.standings.fault(from, FaultSlow, 1)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
+	_ = s.SetReadDeadline(time.Time{})
 	// The requester sends nothing more: a read ends when it gives up, or below.
 	ctx, cancel := context.WithCancel(ctx)
 	gone := make(chan struct{})
@@ -138,7 +160,17 @@ func (h *Host) respond(ctx context.Context, s network.Stream, cfg ServeConfig, s
 		_, _ = s.Read(make([]byte, 1))
 	}()
 	defer func() { _ = s.SetReadDeadline(time.Now()); <-gone }()
-	return guard(h, "serve "+cfg.Name, func() ([]byte, error) { return cfg.Handle(ctx, from, req) })
+	body, err := guard(h, "serve "+cfg.Name, func() ([]byte, error) { return cfg.Handle(ctx, from, req) })
+	if errors.Is(err, ErrBadRequest) {
+		h.standings.fault(from, FaultInvalid, 1)
+	}
+	return body, err
+}
+
+// isTimeout says whether a read ended by its deadline, of which each transport tells in its own words.
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
 }
 
 // slots bounds the requests of one protocol that are worked on.
@@ -209,6 +241,9 @@ func (h *Host) request(ctx context.Context, to peer.ID, id protocol.ID, req []by
 	_, writeErr := s.Write(appendFrame(nil, req))
 	frame, err := newFrameReader(s, 1+maxResponse).next()
 	if err != nil {
+		if errors.Is(err, errFrame) {
+			h.standings.fault(to, FaultProtocol, 1)
+		}
 		reset()
 		return nil, errors.Join(writeErr, err)
 	}

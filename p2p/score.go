@@ -1,0 +1,65 @@
+package p2p
+
+import (
+	"net"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// gossipScore says how gossipsub scores peers. Who delivers first and stays in the mesh gains up to ten points, over all topics.
+// Rejected messages cost the square of their number, per topic; broken promises and grafts against the rules the square
+// of their number beyond six. Faults count as they are. Nobody is expected to deliver a number of messages: our
+// topics may be silent for hours and our networks small, where that rule is known to cut off honest peers.
+func gossipScore(topics []string, seen time.Duration, faults func(peer.ID) float64) (*pubsub.PeerScoreParams, *pubsub.PeerScoreThresholds) {
+	p := &pubsub.PeerScoreParams{
+		Topics:            make(map[string]*pubsub.TopicScoreParams),
+		TopicScoreCap:     10,
+		AppSpecificScore:  func(p peer.ID) float64 { return -faults(p) },
+		AppSpecificWeight: 1,
+		// Sixteen peers of one public address are a household or a lab; each more costs all of them.
+		IPColocationFactorWeight: -1, IPColocationFactorThreshold: 16, IPColocationFactorWhitelist: uncountedNets(),
+		BehaviourPenaltyWeight: -1, BehaviourPenaltyThreshold: 6, BehaviourPenaltyDecay: pubsub.ScoreParameterDecay(10 * time.Minute),
+		DecayInterval: time.Second, DecayToZero: 0.01, RetainScore: banTime, SeenMsgTTL: seen,
+	}
+	for _, topic := range topics {
+		p.Topics[topic] = &pubsub.TopicScoreParams{
+			TopicWeight:      1,
+			TimeInMeshWeight: 0.01, TimeInMeshQuantum: time.Second, TimeInMeshCap: 200,
+			FirstMessageDeliveriesWeight: 0.01, FirstMessageDeliveriesDecay: pubsub.ScoreParameterDecay(10 * time.Minute), FirstMessageDeliveriesCap: 200,
+			InvalidMessageDeliveriesWeight: -1, InvalidMessageDeliveriesDecay: pubsub.ScoreParameterDecay(10 * time.Minute),
+		}
+	}
+	return p, &pubsub.PeerScoreThresholds{
+		GossipThreshold: gossipThreshold, PublishThreshold: publishThreshold, GraylistThreshold: graylistThreshold,
+		AcceptPXThreshold: 0, OpportunisticGraftThreshold: 1,
+	}
+}
+
+// uncountedNets are those where many peers may share an address and nobody is to be suspected for it.
+func uncountedNets() (nets []*net.IPNet) {
+	for _, s := range append([]string{"127.0.0.0/8", "::1/128"}, privateNets...) {
+		_, n, err := net.ParseCIDR(s)
+		if err != nil {
+			panic(err) // the table is ours
+		}
+		nets = append(nets, n)
+	}
+	return nets
+}
+
+// scored takes the scores, once a second. Who is graylisted is banned, but for sharing its address with too many.
+func (h *Host) scored(scores map[peer.ID]*pubsub.PeerScoreSnapshot) {
+	totals := make(map[peer.ID]float64, len(scores))
+	for p, s := range scores {
+		totals[p] = s.Score
+		if s.Score < graylistThreshold {
+			h.standings.forgetWaiting(p)
+		}
+		if s.Score+s.IPColocationFactor < graylistThreshold && !h.standings.protected[p] {
+			h.standings.ban(p, FaultInvalid)
+		}
+	}
+	h.totals.Store(&totals)
+}
