@@ -121,7 +121,7 @@ func TestDraftIsReadAndSaidToBeOne(t *testing.T) {
 	if !errors.Is(err, ledger.ErrNoValidators) || got == nil || got.Network != "home" {
 		t.Errorf("%v, %v", got, err)
 	}
-	if err := Put(dir, sample(t)); !errors.Is(err, ErrOther) || !strings.Contains(err.Error(), `validator 1: "berlin"`) {
+	if err := Put(dir, sample(t)); !errors.Is(err, ErrOther) || !strings.Contains(err.Error(), `"berlin", not none`) {
 		t.Errorf("a draft was replaced: %v", err)
 	}
 	if _, err := Read(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
