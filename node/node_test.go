@@ -316,13 +316,14 @@ func TestNodeMakesItsKeysOnceAndNoneOfAValidator(t *testing.T) {
 func TestNodeNeedsItsIdentityWhereKeysAreEncrypted(t *testing.T) {
 	s := newSwarm(t, 1)
 	dir := filepath.Join(t.TempDir(), "peer")
-	if _, err := keystore.Create(dir, false, []byte("p")); err != nil {
+	secret := func() ([]byte, error) { return []byte("p"), nil }
+	if _, err := keystore.Create(dir, false, secret); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := New(soon(t), WithDataDir(dir), WithGenesis(s.genesis)); !errors.Is(err, keystore.ErrEncrypted) {
 		t.Fatalf("got %v", err)
 	}
-	id, err := keystore.Open(dir, func() ([]byte, error) { return []byte("p"), nil })
+	id, err := keystore.Open(dir, secret)
 	if err != nil {
 		t.Fatal(err)
 	}

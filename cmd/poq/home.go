@@ -15,6 +15,7 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/multiformats/go-multiaddr"
+	"github.com/spf13/cobra"
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
@@ -167,11 +168,11 @@ func writeFile(path string, data []byte) error {
 }
 
 // identity opens the peer's keys. A peer without any gets some; a consensus key only one that is to be a validator.
-func (h *home) identity(validator bool, passphrase keystore.Passphrase) (keystore.Identity, error) {
-	if _, err := keystore.Create(h.dir, validator, nil); err != nil {
+func (h *home) identity(c *cobra.Command, validator bool, p *passphraseFlag) (keystore.Identity, error) {
+	if _, err := keystore.Create(h.dir, validator, p.forNew(c, h.dir, false)); err != nil {
 		return keystore.Identity{}, err
 	}
-	return keystore.Open(h.dir, passphrase)
+	return keystore.Open(h.dir, p.ask(c, h.dir))
 }
 
 // takeRoles returns the roles that the peer can have in the network, and says why if they are not those it was started
@@ -185,7 +186,11 @@ func takeRoles(roles []string, g *ledger.Genesis, id *keystore.Identity, say fun
 	switch wanted := slices.Contains(roles, roleValidator); {
 	case wanted && member < 0:
 		roles = slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return r == roleValidator })
-		line, err := validatorLine(*id, "")
+		v, err := id.Validator("")
+		if err != nil {
+			return nil, err
+		}
+		line, err := validatorLine(v)
 		if err != nil {
 			return nil, err
 		}
@@ -197,13 +202,9 @@ func takeRoles(roles []string, g *ledger.Genesis, id *keystore.Identity, say fun
 	return roles, nil
 }
 
-// validatorLine returns the line with which a validator asks to be written into a genesis. Its name is made from the peer
-// id if none is given.
-func validatorLine(id keystore.Identity, name string) (string, error) {
-	v, err := id.Validator(name)
-	if err != nil {
-		return "", err
-	}
+// validatorLine returns the line with which a validator asks to be written into a genesis. One without a name gets it from
+// its peer id.
+func validatorLine(v ledger.Validator) (string, error) {
 	if v.Name == "" {
 		v.Name = "validator-" + v.Peer[len(v.Peer)-8:]
 	}

@@ -29,6 +29,7 @@ type upFlags struct {
 	bind, bootstrap          []string
 	logLevel, logFormat      string
 	verbose                  bool
+	passphrase               passphraseFlag
 }
 
 // defaultPort is where a peer listens unless it is told otherwise, over UDP and TCP.
@@ -71,6 +72,7 @@ Every flag may be set in the environment or in config.toml too: see poq config -
 	c.Flags().StringArrayVar(&f.bootstrap, "bootstrap", nil, "multiaddr of a peer to begin with, ending in /p2p/ID; may be repeated")
 	c.Flags().StringVar(&f.logLevel, "log-level", "info", "what to log: debug, info, warn or error")
 	c.Flags().StringVar(&f.logFormat, "log-format", "text", "how to log to stderr: text or json")
+	f.passphrase.add(c.Flags())
 	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log everything: --log-level debug")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if _, err := configure(c.Flags()); err != nil {
@@ -79,6 +81,15 @@ Every flag may be set in the environment or in config.toml too: see poq config -
 		return runUp(c, g, f)
 	}
 	return c
+}
+
+func checkRoles(roles []string) error {
+	for _, r := range roles {
+		if r != roleWorker && r != roleValidator {
+			return usagef("--roles %s: want worker, validator or both, or nothing for an observer", r)
+		}
+	}
+	return nil
 }
 
 // defaultDir is POQ_DIR, or .poq in the home directory.
@@ -103,10 +114,8 @@ type upPlan struct {
 
 // check reads the flags. Every error is one of usage.
 func (f *upFlags) check() (p upPlan, err error) {
-	for _, r := range f.roles {
-		if r != roleWorker && r != roleValidator {
-			return p, usagef("--roles %s: want worker, validator or both, or nothing for an observer", r)
-		}
+	if err := checkRoles(f.roles); err != nil {
+		return p, err
 	}
 	slices.Sort(f.roles)
 	f.roles = slices.Compact(f.roles)
@@ -176,7 +185,7 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 	if err := checkPorts(ctx, plan.listen, len(f.bind) > 0); err != nil {
 		return err
 	}
-	id, err := home.identity(slices.Contains(f.roles, roleValidator), nil)
+	id, err := home.identity(c, slices.Contains(f.roles, roleValidator), &f.passphrase)
 	if err != nil {
 		return err
 	}

@@ -23,8 +23,9 @@ var (
 
 const linePrefix = "poq-validator-1:"
 
-// Forms of a line: of any version, and of this one.
+// Forms of a line: of any version, and of this one; and that of a name in it.
 var (
+	names    = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 	anyLine  = regexp.MustCompile(`^poq-validator-([0-9]+):`)
 	thisLine = regexp.MustCompile(`^poq-validator-1:([A-Za-z0-9._-]{1,64}):([0-9a-f]{64}):([0-9a-f]{64}):([1-9A-Za-z]{1,60}):([0-9a-f]{8})$`)
 )
@@ -37,11 +38,15 @@ var (
 // before the last colon. The sum finds what a hand or a terminal did to the line; it proves nothing about who made it.
 func Line(v ledger.Validator) (string, error) {
 	body := linePrefix + strings.Join([]string{v.Name, v.Consensus.String(), v.Account.String(), v.Peer}, ":")
-	line := body + ":" + sum(body)
-	if !thisLine.MatchString(line) {
-		return "", fmt.Errorf("validator's name %q: want 1 to 64 letters, digits, '.', '_' or '-'", v.Name)
+	return body + ":" + sum(body), CheckName(v.Name)
+}
+
+// CheckName refuses a name that can't stand in a line.
+func CheckName(name string) error {
+	if !names.MatchString(name) {
+		return fmt.Errorf("validator's name %q: want 1 to 64 letters, digits, '.', '_' or '-'", name)
 	}
-	return line, nil
+	return nil
 }
 
 func sum(body string) string {

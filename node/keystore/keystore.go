@@ -51,8 +51,8 @@ func ParseKind(s string) (Kind, error) {
 // Path returns where a directory has the key of kind k.
 func (k Kind) Path(dir string) string { return filepath.Join(dir, string(k)+".key") }
 
-// Passphrase returns the passphrase of encrypted keys. It is asked at most once per call of a function of this
-// package, and only if there is something to decrypt. Nil stands for somebody who has none.
+// Passphrase returns the passphrase of encrypted keys. It is called at most once by a function of this package, and only
+// if there is something to decrypt or to encrypt. Nil stands for somebody who has none.
 type Passphrase func() ([]byte, error)
 
 // Errors a caller may branch on.
@@ -85,9 +85,10 @@ func Open(dir string, passphrase Passphrase) (id Identity, err error) {
 	return id, err
 }
 
-// Create makes a directory and those of the keys that it lacks, and returns their kinds. Without a passphrase they
-// are not encrypted. A key that is there is kept.
-func Create(dir string, validator bool, passphrase []byte) (made []Kind, err error) {
+// Create makes a directory and those of the keys that it lacks, and returns their kinds. If there are any to be made,
+// passphrase is called, and returns what encrypts them, or nil; it may be nil itself. A key that is there is kept.
+func Create(dir string, validator bool, passphrase Passphrase) (made []Kind, err error) {
+	passphrase = once(passphrase)
 	for _, kind := range Kinds() {
 		if kind == Consensus && !validator {
 			continue
@@ -102,7 +103,13 @@ func Create(dir string, validator bool, passphrase []byte) (made []Kind, err err
 		if err != nil {
 			return made, err
 		}
-		if err := Add(dir, kind, key, passphrase); err != nil {
+		var secret []byte
+		if passphrase != nil {
+			if secret, err = passphrase(); err != nil {
+				return made, err
+			}
+		}
+		if err := Add(dir, kind, key, secret); err != nil {
 			return made, err
 		}
 		made = append(made, kind)

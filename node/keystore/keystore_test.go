@@ -197,7 +197,7 @@ func TestCreationThatWasKilledIsCompletedAndNoKeyIsLost(t *testing.T) {
 
 func TestEncryptedKeysOpenWithTheirPassphraseAlone(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "peer")
-	if _, err := Create(dir, true, []byte("correct horse")); err != nil {
+	if _, err := Create(dir, true, says("correct horse")); err != nil {
 		t.Fatal(err)
 	}
 	asked := 0
