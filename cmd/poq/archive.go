@@ -23,7 +23,7 @@ func ledgerExport(g *globals, f *ledgerFlags) *cobra.Command {
 stdout with - or without a name. The network may go on meanwhile. A file appears under
 its name when it is whole. Read it again with poq ledger import.`,
 		RunE: func(c *cobra.Command, a []string) error {
-			r, err := f.open(c.Context())
+			r, err := f.open(c)
 			if err != nil {
 				return err
 			}

@@ -43,7 +43,7 @@ func newAsk(g *globals) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		client, err := control.Dial(c.Context(), dir)
+		client, err := dial(c, dir)
 		if err != nil {
 			return err
 		}

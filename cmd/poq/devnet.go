@@ -292,7 +292,7 @@ func devnetStatus(g *globals) *cobra.Command {
 	c := &cobra.Command{Use: "status", Short: "Show the peers of the running network", Args: args(cobra.NoArgs)}
 	c.Flags().StringVar(&dir, "dir", "", "directory of the network, if several run")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		client, err := control.Dial(c.Context(), dir)
+		client, err := dial(c, dir)
 		if err != nil {
 			return err
 		}
@@ -311,7 +311,7 @@ func devnetOrder(g *globals, what, short string, order func(*control.Client, con
 	c := &cobra.Command{Use: what + " PEER...", Short: short + "; needs poq devnet --processes", Args: args(cobra.MinimumNArgs(1))}
 	c.Flags().StringVar(&dir, "dir", "", "directory of the network, if several run")
 	c.RunE = func(c *cobra.Command, names []string) error {
-		client, err := control.Dial(c.Context(), dir)
+		client, err := dial(c, dir)
 		if err != nil {
 			return err
 		}

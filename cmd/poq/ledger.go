@@ -53,8 +53,8 @@ type reader interface {
 	Export(ctx context.Context, peer string, w io.Writer) (archive.Totals, error)
 }
 
-func (f *ledgerFlags) open(ctx context.Context) (reader, error) {
-	client, err := control.Dial(ctx, f.dir)
+func (f *ledgerFlags) open(c *cobra.Command) (reader, error) {
+	client, err := dial(c, f.dir)
 	switch {
 	case err == nil:
 		return client, nil
@@ -71,7 +71,7 @@ func (f *ledgerFlags) open(ctx context.Context) (reader, error) {
 
 func ledgerAccounts(g *globals, f *ledgerFlags) *cobra.Command {
 	return &cobra.Command{Use: "accounts", Short: "List all accounts with their balances", Args: args(cobra.NoArgs), RunE: func(c *cobra.Command, _ []string) error {
-		r, err := f.open(c.Context())
+		r, err := f.open(c)
 		if err != nil {
 			return err
 		}
@@ -100,7 +100,7 @@ func ledgerTasks(g *globals, f *ledgerFlags) *cobra.Command {
 		if n < 1 {
 			return usagef("-n %d: want a positive number", n)
 		}
-		r, err := f.open(c.Context())
+		r, err := f.open(c)
 		if err != nil {
 			return err
 		}
@@ -111,20 +111,25 @@ func ledgerTasks(g *globals, f *ledgerFlags) *cobra.Command {
 		if g.json {
 			return printJSON(c.OutOrStdout(), tasks)
 		}
-		t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-		fmt.Fprintln(t, "TASK\tSETTLED\tOUTCOME\tFEE\tANSWERS")
-		for _, e := range tasks {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\n", e.Task.Short(), e.Settled.Format(time.DateTime), e.Outcome, formatFee(e.Fee), e.Answers)
-		}
-		return t.Flush()
+		printTasks(c.OutOrStdout(), tasks)
+		return nil
 	}}
 	c.Flags().IntVarP(&n, "number", "n", 20, "how many, newest first")
 	return c
 }
 
+func printTasks(w io.Writer, tasks []control.Task) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "TASK\tSETTLED\tOUTCOME\tFEE\tANSWERS")
+	for _, e := range tasks {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\n", e.Task.Short(), e.Settled.Format(time.DateTime), e.Outcome, formatFee(e.Fee), e.Answers)
+	}
+	t.Flush()
+}
+
 func ledgerTask(g *globals, f *ledgerFlags) *cobra.Command {
 	return &cobra.Command{Use: "task ID", Short: "Show how a task was judged and paid; the id may be shortened", Args: args(cobra.ExactArgs(1)), RunE: func(c *cobra.Command, a []string) error {
-		r, err := f.open(c.Context())
+		r, err := f.open(c)
 		if err != nil {
 			return err
 		}
@@ -145,7 +150,7 @@ func ledgerTask(g *globals, f *ledgerFlags) *cobra.Command {
 
 func ledgerVerify(g *globals, f *ledgerFlags) *cobra.Command {
 	return &cobra.Command{Use: "verify", Short: "Replay the ledger from genesis and check every signature, payment and sum", Args: args(cobra.NoArgs), RunE: func(c *cobra.Command, _ []string) error {
-		r, err := f.open(c.Context())
+		r, err := f.open(c)
 		if err != nil {
 			return err
 		}
@@ -197,7 +202,7 @@ func ledgerDigest(g *globals, f *ledgerFlags) *cobra.Command {
 tasks with the same outcomes. The exit code is 1 if they differ, as they do for a moment
 while tasks are being settled.`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			r, err := f.open(c.Context())
+			r, err := f.open(c)
 			if err != nil {
 				return err
 			}
@@ -243,7 +248,7 @@ func ledgerDiff(g *globals, f *ledgerFlags) *cobra.Command {
 it runs: only the parts in which they differ are listed. The exit code is 1 if they
 differ, as they do for a moment while tasks are being settled.`,
 		RunE: func(c *cobra.Command, a []string) error {
-			r, err := f.open(c.Context())
+			r, err := f.open(c)
 			if err != nil {
 				return err
 			}
@@ -292,7 +297,7 @@ func printDiff(w io.Writer, d control.LedgerDiff) {
 
 func ledgerEvidence(g *globals, f *ledgerFlags) *cobra.Command {
 	return &cobra.Command{Use: "evidence", Short: "List who contradicted itself, with the proofs that this peer keeps", Args: args(cobra.NoArgs), RunE: func(c *cobra.Command, _ []string) error {
-		r, err := f.open(c.Context())
+		r, err := f.open(c)
 		if err != nil {
 			return err
 		}

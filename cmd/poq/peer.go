@@ -63,7 +63,8 @@ func (f peerFlags) arguments(role devnet.Role) []string {
 func runPeer(c *cobra.Command, f peerFlags) (err error) {
 	ctx, cancel := devnet.Parent(c.Context(), c.InOrStdin())
 	defer cancel()
-	var opts []node.Option
+	registry := control.NewRegistry(versionText())
+	opts := []node.Option{node.WithVersion(versionText()), node.WithRegisterer(registry)}
 	if c.Flags().Changed("judge-model") {
 		judge, closeJudge, e := loadJudge(ctx, f.model)
 		if e != nil {
@@ -93,7 +94,7 @@ func runPeer(c *cobra.Command, f peerFlags) (err error) {
 			err = errors.Join(err, p.Node.Close())
 		}
 	}()
-	server, err := control.ServePeer(versionText(), f.dir, f.socket, control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node})
+	server, err := control.ServePeer(versionText(), f.dir, f.socket, control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node, Metrics: registry})
 	if err != nil {
 		return err
 	}

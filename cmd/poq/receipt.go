@@ -28,7 +28,7 @@ network and without trust in who gave it.`
 func receiptGet() *cobra.Command {
 	var f ledgerFlags
 	c := &cobra.Command{Use: "get TASK", Short: "Print the receipt of a settled task; the id may be shortened", Args: args(cobra.ExactArgs(1)), RunE: func(c *cobra.Command, a []string) error {
-		r, err := f.open(c.Context())
+		r, err := f.open(c)
 		if err != nil {
 			return err
 		}

@@ -49,7 +49,11 @@ The two commands that most people need, in two terminals:
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(newUp(g), newInit(g), newKeys(g), newGenesis(g), newToken(g), newConfig(g), newDevnet(g), newAsk(g), newLedger(g), newReceipt(g), newJudge(g), newBench(g), newPeer(), newSim(g), newVersion(g))
+	root.AddCommand(
+		newUp(g), newInit(g), newKeys(g), newGenesis(g), newToken(g), newConfig(g),
+		newStatus(g), newPeers(g), newPing(g),
+		newDevnet(g), newAsk(g), newLedger(g), newReceipt(g), newJudge(g), newBench(g), newPeer(), newSim(g), newVersion(g),
+	)
 	return root
 }
 

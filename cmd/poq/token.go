@@ -40,7 +40,7 @@ A token is no secret, and no permission: who has it knows where the network is.`
 	c.Flags().StringVar(&dir, "dir", "", "directory of the network, if several run")
 	c.Flags().BoolVar(&drawn, "qr", false, "draw it as a QR code")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		client, err := control.Dial(c.Context(), dir)
+		client, err := dial(c, dir)
 		if err != nil {
 			return err
 		}

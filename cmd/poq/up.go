@@ -30,6 +30,7 @@ type upFlags struct {
 	logLevel, logFormat      string
 	verbose                  bool
 	passphrase               passphraseFlag
+	metrics                  string
 }
 
 // defaultPort is where a peer listens unless it is told otherwise, over UDP and TCP.
@@ -70,6 +71,7 @@ Every flag may be set in the environment or in config.toml too: see poq config -
 	c.Flags().Uint16Var(&f.port, "port", defaultPort, "port to listen on, UDP and TCP; 0 takes a free one")
 	c.Flags().StringArrayVar(&f.bind, "bind", nil, "address to listen on instead of all: an IP, IP:PORT or a multiaddr; may be repeated")
 	c.Flags().StringArrayVar(&f.bootstrap, "bootstrap", nil, "multiaddr of a peer to begin with, ending in /p2p/ID; may be repeated")
+	c.Flags().StringVar(&f.metrics, "metrics", "", "serve /metrics, /healthz and /readyz at HOST:PORT; without a host on this machine alone")
 	c.Flags().StringVar(&f.logLevel, "log-level", "info", "what to log: debug, info, warn or error")
 	c.Flags().StringVar(&f.logFormat, "log-format", "text", "how to log to stderr: text or json")
 	f.passphrase.add(c.Flags())
@@ -194,7 +196,9 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 		return err
 	}
 	progress("starting %s of network %s in %s ...", rolesText(roles), genesis.Network, f.dir)
+	registry := control.NewRegistry(versionText())
 	opts := []node.Option{
+		node.WithVersion(versionText()), node.WithRegisterer(registry),
 		node.WithDataDir(f.dir), node.WithGenesis(genesis), node.WithIdentity(id), node.WithListen(plan.listen...), node.WithPeers(peers...),
 		node.WithLogger(f.logger(c.ErrOrStderr(), plan.level)),
 	}
@@ -218,11 +222,20 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
-	server, err := control.Serve(versionText(), f.dir, []control.Peer{{Name: upName(n), Role: rolesText(roles), Node: n}})
+	peer := control.Peer{Name: upName(n), Role: rolesText(roles), Node: n, Metrics: registry}
+	server, err := control.Serve(versionText(), f.dir, []control.Peer{peer})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
+	if f.metrics != "" {
+		monitor, e := control.ServeMonitor(f.metrics, peer)
+		if e != nil {
+			return usagef("--metrics: %w", e)
+		}
+		defer func() { err = errors.Join(err, monitor.Close()) }()
+		progress("metrics at http://%s/metrics, health at /healthz and /readyz", monitor.Addr())
+	}
 	if err := n.Start(ctx); err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func serve(t testing.TB, dir string, d *devnet.Devnet) *Server {
 	t.Helper()
 	var peers []Peer
 	for _, p := range d.Peers {
-		peers = append(peers, Peer{p.Name, string(p.Role), p.Node})
+		peers = append(peers, Peer{Name: p.Name, Role: string(p.Role), Node: p.Node})
 	}
 	s, err := Serve("test", dir, peers)
 	if err != nil {

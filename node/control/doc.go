@@ -3,6 +3,9 @@
 //
 //	GET  /v1/status                  who runs here
 //	GET  /v1/genesis                 ledger.Genesis
+//	GET  /v1/node?peer=NAME          NodeState; &compare=1 asks others for their digests, &latency=1 pings them
+//	POST /v1/ping?peer=NAME&to=PEER  Ping; PEER is a name, an id, a part of one, or a multiaddr
+//	GET  /v1/metrics?peer=NAME       text format of Prometheus
 //	POST /v1/ask                     AskRequest -> AskUpdates, a JSON document a line
 //	GET  /v1/accounts?peer=NAME      Accounts
 //	GET  /v1/tasks?peer=NAME&n=N     []Task, newest first

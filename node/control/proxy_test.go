@@ -39,7 +39,7 @@ func childPeer(args []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := ServePeer("test", args[0], args[2], Peer{p.Name, string(p.Role), p.Node})
+	s, err := ServePeer("test", args[0], args[2], Peer{Name: p.Name, Role: string(p.Role), Node: p.Node})
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
@@ -26,6 +27,7 @@ import (
 type Peer struct {
 	Name, Role string
 	Node       *node.Node
+	Metrics    prometheus.Gatherer // nil: metrics are not registered
 }
 
 // Server answers on a control socket.
@@ -88,6 +90,9 @@ func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.getStatus)
 	mux.HandleFunc("GET /v1/genesis", s.getGenesis)
+	mux.HandleFunc("GET /v1/node", s.getNode)
+	mux.HandleFunc("POST /v1/ping", s.ping)
+	mux.HandleFunc("GET /v1/metrics", s.metrics)
 	mux.HandleFunc("POST /v1/ask", s.ask)
 	mux.HandleFunc("GET /v1/accounts", s.accounts)
 	mux.HandleFunc("GET /v1/tasks", s.tasks)
