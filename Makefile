@@ -14,7 +14,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test vet lint unit race fuzz e2e netns netns-short chaos sim mutants cross bench bench-settle bench-sync bench-receipt bench-apply bench-votelog clean
+.PHONY: help build demo test vet lint unit race fuzz e2e netns netns-short chaos sim mutants cross bench bench-settle bench-sync bench-receipt bench-apply bench-votelog bench-gossip bench-scale clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,12 @@ bench-votelog: build ## count durable votes, beside Badger
 
 bench-receipt: build ## size receipts and time their verification
 	./bin/poq bench receipt
+
+bench-gossip: build ## tell what gossip costs among 50 peers, beside bare gossipsub
+	./bin/poq bench gossip
+
+bench-scale: ## the same among 50 and 100 peers on simulated links, in virtual time
+	$(GO) test -count=1 -timeout 30m -v ./node/scale
 
 clean: ## remove what was built
 	rm -rf bin

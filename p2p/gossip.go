@@ -190,36 +190,18 @@ func (t *Topic) Peers() []peer.ID { return t.topic.ListPeers() }
 // grown to what it needs for n peers; what is published then reaches them all at once, without
 // waiting for a heartbeat. For a whole network to be ready, every host must have waited.
 func (t *Topic) WaitForPeers(ctx context.Context, n int) error {
-	in := make(map[peer.ID]bool)
-	fail := func(err error) error {
-		if t.h.ctx.Err() != nil {
-			return ErrClosed
-		}
-		return fmt.Errorf("p2p: %d of %d peers in topic %s: %w", len(in), n, t.name, err)
-	}
-	events, err := t.topic.EventHandler()
-	if err != nil {
-		return fail(err)
-	}
-	defer events.Cancel()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(t.h.ctx, cancel)()
-	for len(in) < n {
-		e, err := events.NextPeerEvent(ctx)
-		if err != nil {
-			return fail(err)
-		}
-		if e.Type == pubsub.PeerJoin {
-			in[e.Peer] = true
-		} else {
-			delete(in, e.Peer)
-		}
+	in, err := t.h.mesh.waitForPeers(ctx, t.topic, n, meshLow)
+	switch {
+	case err == nil:
+		return nil
+	case t.h.ctx.Err() != nil:
+		return ErrClosed
+	default:
+		return fmt.Errorf("p2p: %d of %d peers in topic %s: %w", in, n, t.name, err)
 	}
-	if err := t.h.mesh.wait(ctx, t.h.id(t.name), in, min(n, meshLow)); err != nil {
-		return fail(err)
-	}
-	return nil
 }
 
 // startGossip starts gossipsub on the host.
@@ -283,6 +265,13 @@ func messageID(m *pb.Message) string {
 	h.Write(head)
 	h.Write(m.GetData())
 	return string(h.Sum(head[:0])[:20])
+}
+
+// GossipParams are the parameters of every Host's gossipsub, and whether it floods what it publishes, for who compares it
+// with another.
+func GossipParams() (params pubsub.GossipSubParams, floodPublish bool) {
+	s := defaultGossip()
+	return s.params, s.flood
 }
 
 // gossipSettings are what benchmarks vary.

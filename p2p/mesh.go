@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -245,12 +246,15 @@ func (h *Host) Faults() map[Fault]uint64 {
 
 // Stats returns the counters of gossip over all topics, and of what was refused.
 func (h *Host) Stats() Stats {
-	st := h.standings
-	s := Stats{
-		Counts: h.mesh.foreign.counts(), Unsent: h.mesh.unsent.Load(),
-		Crowded: st.crowded.Load(), OverQuota: st.overQuota.Load(), Refused: st.refused.Load(), Banned: st.banned.Load(),
-	}
-	for _, c := range h.mesh.counters {
+	s, st := h.mesh.Stats(), h.standings
+	s.Crowded, s.OverQuota, s.Refused, s.Banned = st.crowded.Load(), st.overQuota.Load(), st.refused.Load(), st.banned.Load()
+	return s
+}
+
+// Stats returns the counters of gossip over all topics.
+func (t *meshTracer) Stats() Stats {
+	s := Stats{Counts: t.foreign.counts(), Unsent: t.unsent.Load()}
+	for _, c := range t.counters {
 		s.add(c.counts())
 	}
 	return s
@@ -272,14 +276,64 @@ func (h *Host) Topics() []TopicStats {
 }
 
 // Traffic returns the counters of gossip that was sent and received.
-func (h *Host) Traffic() Traffic {
-	s := h.Stats()
+func (h *Host) Traffic() Traffic { return h.mesh.Traffic() }
+
+// Traffic returns the counters of what was sent and received.
+func (t *meshTracer) Traffic() Traffic {
+	s := t.Stats()
 	return Traffic{
-		MessagesSent:     h.mesh.messagesSent.Load(),
-		MessagesReceived: h.mesh.messagesReceived.Load(),
+		MessagesSent:     t.messagesSent.Load(),
+		MessagesReceived: t.messagesReceived.Load(),
 		Delivered:        s.Delivered,
 		Duplicates:       s.Duplicates,
-		BytesSent:        h.mesh.bytesSent.Load(),
-		BytesReceived:    h.mesh.bytesReceived.Load(),
+		BytesSent:        t.bytesSent.Load(),
+		BytesReceived:    t.bytesReceived.Load(),
 	}
+}
+
+// Tracer follows a gossipsub that runs without a [Host], as a Host follows its own, so that the two can be
+// compared. Give it to pubsub.WithRawTracer.
+type Tracer struct{ *meshTracer }
+
+// NewTracer returns a Tracer for one gossipsub.
+func NewTracer() Tracer { return Tracer{newMeshTracer(nil)} }
+
+var _ pubsub.RawTracer = Tracer{}
+
+// What a Host holds against peers, a Tracer only counts.
+
+func (t Tracer) ValidateMessage(*pubsub.Message)           {}
+func (t Tracer) DuplicateMessage(m *pubsub.Message)        { t.topic(m.GetTopic()).duplicates.Add(1) }
+func (t Tracer) RejectMessage(m *pubsub.Message, _ string) { t.topic(m.GetTopic()).rejected.Add(1) }
+
+// WaitForPeers is what [Topic.WaitForPeers] does, for a topic of the gossipsub that is followed. low is the least
+// number of peers that it wants in its mesh.
+func (t Tracer) WaitForPeers(ctx context.Context, topic *pubsub.Topic, n, low int) error {
+	if in, err := t.waitForPeers(ctx, topic, n, low); err != nil {
+		return fmt.Errorf("p2p: %d of %d peers in topic %s: %w", in, n, topic, err)
+	}
+	return nil
+}
+
+// waitForPeers returns when n other peers are in the topic, streams to them are open and the mesh has
+// min(n, low) of them; or with an error, and how many peers are in the topic.
+func (t *meshTracer) waitForPeers(ctx context.Context, topic *pubsub.Topic, n, low int) (int, error) {
+	events, err := topic.EventHandler()
+	if err != nil {
+		return 0, err
+	}
+	defer events.Cancel()
+	in := make(map[peer.ID]bool)
+	for len(in) < n {
+		e, err := events.NextPeerEvent(ctx)
+		if err != nil {
+			return len(in), err
+		}
+		if e.Type == pubsub.PeerJoin {
+			in[e.Peer] = true
+		} else {
+			delete(in, e.Peer)
+		}
+	}
+	return len(in), t.wait(ctx, topic.String(), in, min(n, low))
 }

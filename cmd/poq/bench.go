@@ -25,7 +25,7 @@ import (
 )
 
 func newBench(g *globals) *cobra.Command {
-	return group("bench", "Measure this machine", benchSettle(g), benchReceipt(g), benchApply(g), benchSync(g), benchVotelog(g))
+	return group("bench", "Measure this machine", benchSettle(g), benchReceipt(g), benchApply(g), benchSync(g), benchVotelog(g), benchGossip(g))
 }
 
 // benchmark measures something and shows what it measured.

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/node/scale"
+)
+
+// gossipBench is what bench gossip measured.
+type gossipBench struct {
+	Cores      int             `json:"cores"`
+	Peers      int             `json:"peers"`
+	Validators int             `json:"validators"`
+	Answers    int             `json:"answers"`
+	Degree     int             `json:"degree"`
+	Tasks      int             `json:"tasks"`
+	Stacks     []scale.Figures `json:"stacks"`
+
+	conf scale.Config
+}
+
+func benchGossip(g *globals) *cobra.Command {
+	var conf scale.Config
+	c := &cobra.Command{
+		Use: "gossip", Short: "Tell what gossip costs among many peers, beside bare gossipsub with the same messages",
+		Long: `Starts many hosts on loopback and has them gossip what settled tasks say: order, certificates,
+commitments, answers, scores and receipts, in the order of a task. Then the same over bare
+gossipsub, with the same mesh and as the library sets it up. All hosts share this machine's cores,
+so with many of them delivery takes as long as the cores need. In virtual time, over
+simulated links: make bench-scale.`,
+		Example: `  poq bench gossip --peers 100 --tasks 10
+  poq bench gossip --peers 12 --degree 0`,
+		Args: args(cobra.NoArgs),
+	}
+	c.Flags().IntVar(&conf.Peers, "peers", 50, "number of hosts")
+	c.Flags().IntVar(&conf.Validators, "validators", 4, "how many of them are validators")
+	c.Flags().IntVar(&conf.Answers, "answers", 3, "answers to each task")
+	c.Flags().IntVar(&conf.Degree, "degree", 5, "others that each host dials; 0 connects all with all")
+	c.Flags().IntVar(&conf.Tasks, "tasks", 20, "tasks to play")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := conf.Validate(); err != nil {
+			return usagef("%w", err)
+		}
+		if conf.Validators > ledger.MaxValidators || conf.Answers > ledger.MaxAnswers {
+			return usagef("want at most %d validators and %d answers", ledger.MaxValidators, ledger.MaxAnswers)
+		}
+		return measure(c, g, &gossipBench{
+			Cores: runtime.NumCPU(), Peers: conf.Peers, Validators: conf.Validators, Answers: conf.Answers, Degree: conf.Degree, Tasks: conf.Tasks, conf: conf,
+		})
+	}
+	return c
+}
+
+func (b *gossipBench) run(ctx context.Context, progress io.Writer) error {
+	for _, s := range scale.Stacks() {
+		fmt.Fprintf(progress, "%s: %d tasks among %d peers ...\n", s, b.Tasks, b.Peers)
+		f, err := b.conf.Measure(ctx, s)
+		if err != nil {
+			return err
+		}
+		b.Stacks = append(b.Stacks, f)
+	}
+	return nil
+}
+
+func (b *gossipBench) print(w io.Writer) {
+	fmt.Fprintf(w, "%d peers, %d cores, TCP on loopback; %d tasks, one after another\n", b.Peers, b.Cores, b.Tasks)
+	messages, size, text := scale.Describe(b.Validators, b.Answers)
+	fmt.Fprintf(w, "a task is %d messages of %d B: %s\n\n", messages, size, text)
+	scale.Print(w, b.Stacks)
+}
