@@ -45,11 +45,11 @@ func TestTrafficAddsUpOverAllHosts(t *testing.T) {
 	if want := uint64(messages * (len(hosts) - 1)); sum.Delivered != want {
 		t.Errorf("%d messages delivered, want %d", sum.Delivered, want)
 	}
-	if sum.MessagesReceived > sum.MessagesSent || sum.BytesReceived > sum.BytesSent {
+	if sum.MessagesReceived > sum.MessagesSent {
 		t.Errorf("more came than was sent: %+v", sum)
 	}
-	if sum.BytesReceived < size*sum.MessagesReceived {
-		t.Errorf("%d messages of %d bytes in %d bytes", sum.MessagesReceived, size, sum.BytesReceived)
+	if sum.BytesSent < size*sum.MessagesSent || sum.BytesReceived < size*sum.MessagesReceived {
+		t.Errorf("messages of %d bytes in %+v", size, sum)
 	}
 }
 
