@@ -84,6 +84,10 @@ type config struct {
 	version  string
 	register prometheus.Registerer
 
+	announce  []multiaddr.Multiaddr
+	access    p2p.Access
+	discovery *p2p.Discovery
+
 	syncEvery time.Duration // tests make it shorter
 }
 
@@ -137,6 +141,38 @@ func WithHost(h host.Host) Option {
 // WithPeers names peers to stay connected to. Their addresses end in /p2p/<peer id>.
 func WithPeers(addrs ...multiaddr.Multiaddr) Option {
 	return func(c *config) error { c.peers = append(c.peers, addrs...); return nil }
+}
+
+// WithAnnounce names addresses to tell others besides those that the node listens on: those under which a port of a
+// router or a container leads here.
+func WithAnnounce(addrs ...multiaddr.Multiaddr) Option {
+	return func(c *config) error { c.announce = append(c.announce, addrs...); return nil }
+}
+
+// WithAccess says with whom the node makes connections.
+func WithAccess(a p2p.Access) Option {
+	return func(c *config) error { c.access = a; return nil }
+}
+
+// WithDiscovery has the node find peers by itself. A validator looks for the other ones in any case.
+func WithDiscovery(d p2p.Discovery) Option {
+	return func(c *config) error { c.discovery = &d; return nil }
+}
+
+// protocolVersion is that of the messages between peers. Versions that differ do not understand each other.
+const protocolVersion = 1
+
+// hello is what the node says of itself to every peer that it meets.
+func (n *Node) hello() p2p.Hello {
+	chain := n.genesis.Chain()
+	h := p2p.Hello{Genesis: chain[:], Protocol: protocolVersion, Oldest: protocolVersion}
+	if n.self >= 0 {
+		h.Labels = append(h.Labels, "validator")
+	}
+	if n.cfg.engine != nil {
+		h.Labels = append(h.Labels, "worker")
+	}
+	return h
 }
 
 // WithObserver has f called for every step of every task, from the node's loop: f must return at
@@ -244,6 +280,7 @@ func (n *Node) assemble() (err error) {
 	conf := p2p.Config{
 		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Host: n.cfg.host, Logger: n.log, Topics: topicNames(),
 		Met: func(p peer.ID) { n.syncer.add(p) }, Registerer: n.cfg.register, Protected: n.validators(),
+		Announce: n.cfg.announce, Access: n.cfg.access, Hello: n.hello(),
 	}
 	if n.cfg.version != "" {
 		conf.Agent = "poq/" + n.cfg.version
@@ -301,6 +338,12 @@ func (n *Node) Start(ctx context.Context) error {
 	n.tasks.Go(n.syncer.run)
 	if err := n.host.Keep(n.cfg.peers...); err != nil {
 		return err
+	}
+	if d := n.cfg.discovery; d != nil {
+		d.Wanted = append(d.Wanted, n.committee()...)
+		if err := n.host.Discover(*d); err != nil {
+			return err
+		}
 	}
 	if err := n.links.Open(n.committee()...); err != nil {
 		return err

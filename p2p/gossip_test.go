@@ -190,39 +190,6 @@ func TestNilInterfaceMessageIsHandled(t *testing.T) {
 	}
 }
 
-func TestNetworksDoNotMix(t *testing.T) {
-	a, b, c := newHost(t, Config{Network: "one"}), newHost(t, Config{Network: "two"}), newHost(t, Config{Network: "one"})
-	connect(t, a, b)
-	connect(t, b, c)
-	connect(t, a, c)
-	out := make(chan got, 16)
-	ta, tb, tc := join(t, a, out), join(t, b, out), join(t, c, out)
-	allReady(t, []*Topic{ta, tc})
-	if err := tb.Publish(deadline(t), []byte("for two")); err != nil {
-		t.Fatal(err)
-	}
-	if err := ta.Publish(deadline(t), []byte("for one")); err != nil {
-		t.Fatal(err)
-	}
-	want := map[got]bool{{b.ID(), b.ID(), "for two"}: true, {a.ID(), a.ID(), "for one"}: true, {c.ID(), a.ID(), "for one"}: true}
-	for range 3 {
-		if g := receive(t, out); !want[g] {
-			t.Errorf("%v crossed networks", g)
-		}
-	}
-	if peers := tb.Peers(); len(peers) != 0 {
-		t.Errorf("network two sees peers of network one: %v", peers)
-	}
-	for _, h := range []*Host{a, b} {
-		if err := h.Serve(ServeConfig{Name: "blob", MaxRequest: 1, Handle: echo}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := b.Request(deadline(t), a.ID(), "blob", []byte("x"), 1); err == nil {
-		t.Error("a request crossed networks")
-	}
-}
-
 func TestMessageIDsDifferWithTopicAndData(t *testing.T) {
 	ids := make(map[string]string)
 	for _, c := range [][2]string{{"ab", "c"}, {"a", "bc"}, {"", "abc"}, {"abc", ""}, {"a", "b"}, {"b", "a"}} {

@@ -53,13 +53,21 @@ type Config struct {
 	Key crypto.PrivKey
 	// Listen are the addresses to listen on; nil means a free UDP port (QUIC) and a free TCP port of 127.0.0.1.
 	Listen []multiaddr.Multiaddr
-	// Host is a libp2p host made elsewhere, to be used instead of a fresh one; Key and Listen must then be nil. What it
-	// speaks and which limits it has is its maker's business, but nobody else may run gossipsub on it. The new
-	// Host closes it; when New fails, its maker must. Its bytes are not counted, nor are silent peers pinged.
+	// Host is a libp2p host made elsewhere, to be used instead of a fresh one; Key, Listen, Announce and Access must then
+	// be left out. What it speaks and announces, whom it admits and which limits it has is its maker's business, but nobody
+	// else may run gossipsub on it. The new Host closes it; when New fails, its maker must. Its bytes are not counted,
+	// nor are silent peers pinged.
 	Host host.Host
 	// Protected are peers that this host can't do without. Their connections are not cut when there are too many, and
 	// load alone does not get them banned, only what is invalid; quotas hold for them too.
 	Protected []peer.ID
+	// Announce are addresses to tell others besides those that the host listens on: those under which a port of a
+	// router or a container leads here.
+	Announce []multiaddr.Multiaddr
+	// Access says with whom connections are made.
+	Access Access
+	// Hello is what this host says of itself.
+	Hello Hello
 	// SeenTTL is how long the id of a gossip message is remembered, in which time the same bytes are not
 	// delivered again; zero means two minutes. It must be longer than the longest time for which a message can
 	// still wander between peers.
@@ -94,6 +102,12 @@ type Host struct {
 	gossip  *pubsub.PubSub
 	mesh    *meshTracer
 	watch   watchers
+	gater   *gater
+
+	greet    *greeter
+	attempts *attempts
+	records  *records
+	finder   atomic.Pointer[finder] // nil without discovery
 
 	topicNames []string // Config.Topics
 	standings  *standings
@@ -122,14 +136,15 @@ func New(cfg Config) (*Host, error) {
 		cfg.Logger = slog.Default()
 	}
 	lh, seen, st := cfg.Host, newTraffic(), newStandings(cfg.Protected)
+	gate := newGater(cfg.Access, st.bans)
 	switch {
 	case lh == nil:
 		var err error
-		if lh, err = startHost(cfg, seen, st); err != nil {
+		if lh, err = startHost(cfg, seen, st, gate); err != nil {
 			return nil, fmt.Errorf("p2p: start host: %w", err)
 		}
-	case cfg.Key != nil || cfg.Listen != nil:
-		return nil, errors.New("p2p: Config.Host has its own key and addresses: leave Key and Listen out")
+	case cfg.Key != nil || cfg.Listen != nil || cfg.Announce != nil || cfg.Access.Allow != nil || cfg.Access.Deny != nil:
+		return nil, errors.New("p2p: Config.Host has its own key, addresses and access lists: leave Key, Listen, Announce and Access out")
 	}
 	h := &Host{
 		network: cfg.Network,
@@ -140,6 +155,8 @@ func New(cfg Config) (*Host, error) {
 		timings: newTimings(),
 		mesh:    newMeshTracer(st),
 		keeping: make(map[peer.ID]bool),
+		gater:   gate,
+		records: newRecords(),
 
 		standings: st,
 	}
@@ -148,8 +165,12 @@ func New(cfg Config) (*Host, error) {
 	for _, p := range cfg.Protected {
 		lh.ConnManager().Protect(p, "protected")
 	}
+	h.attempts = newAttempts(h.log)
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	if err := h.watchPeers(cfg.Met); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	if err := h.startHello(cfg); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	if err := h.startGossip(cfg); err != nil {
@@ -163,11 +184,14 @@ func New(cfg Config) (*Host, error) {
 	if cfg.Host == nil {
 		h.running.Go(h.pulse)
 	}
+	if err := h.serveRecords(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
 	return h, nil
 }
 
-// startHost starts a libp2p host that reports its traffic.
-func startHost(cfg Config, seen *traffic, st *standings) (host.Host, error) {
+// startHost starts a libp2p host that reports its traffic and asks gate about connections.
+func startHost(cfg Config, seen *traffic, st *standings, gate *gater) (host.Host, error) {
 	listen := libp2p.ListenAddrs(cfg.Listen...)
 	if len(cfg.Listen) == 0 {
 		listen = libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0")
@@ -188,9 +212,10 @@ func startHost(cfg Config, seen *traffic, st *standings) (host.Host, error) {
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.ResourceManager(resources),
 		libp2p.ConnectionManager(conns),
-		libp2p.ConnectionGater(st.bans),
 		libp2p.UserAgent(cmp.Or(cfg.Agent, "poq")),
 		libp2p.BandwidthReporter(seen),
+		libp2p.ConnectionGater(gate),
+		libp2p.AddrsFactory(func(own []multiaddr.Multiaddr) []multiaddr.Multiaddr { return announced(cfg.Announce, own) }),
 		// What a peer with known addresses has no use for, and would keep an idle host busy.
 		libp2p.DisableRelay(),
 		libp2p.DisableIdentifyAddressDiscovery(),
@@ -229,8 +254,12 @@ func (h *Host) watchPeers(met func(peer.ID)) error {
 					if e.Connectedness == network.Connected && h.standings.bans.has(e.Peer) { // Config.Host has its own gater
 						_ = h.host.Network().ClosePeer(e.Peer)
 					}
+					if e.Connectedness == network.NotConnected {
+						h.records.drop(e.Peer)
+					}
 					h.watch.wake(e.Peer)
 				case event.EvtPeerIdentificationCompleted:
+					h.records.keep(e.Peer, e.SignedPeerRecord)
 					h.watch.wake(e.Peer)
 					if met != nil {
 						met(e.Peer)
@@ -282,7 +311,7 @@ func (h *Host) Connected(p peer.ID) bool {
 }
 
 // Connect dials every peer named by addrs (several addresses of one peer count as one) and returns when all
-// are connected, or the joined errors of those that are not.
+// are connected and have said hello, or the joined errors of those that are not; see [Refusal].
 func (h *Host) Connect(ctx context.Context, addrs ...multiaddr.Multiaddr) error {
 	peers, err := peer.AddrInfosFromP2pAddrs(addrs...)
 	if err != nil {
@@ -291,7 +320,7 @@ func (h *Host) Connect(ctx context.Context, addrs ...multiaddr.Multiaddr) error 
 	errs := make([]error, len(peers))
 	var dials sync.WaitGroup
 	for i, p := range peers {
-		dials.Go(func() { errs[i] = h.dial(ctx, p) })
+		dials.Go(func() { _, errs[i] = h.meet(ctx, p) })
 	}
 	dials.Wait()
 	return errors.Join(errs...)

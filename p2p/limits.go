@@ -135,6 +135,45 @@ const (
 	dialMin     = 250 * time.Millisecond
 	dialMax     = 10 * time.Second
 	dialTimeout = 10 * time.Second
+	// helloTimeout bounds a hello, one round trip.
+	helloTimeout = 10 * time.Second
+	// doubleEvery is how often the log tells of a second process with the own identity.
+	doubleEvery = 10 * time.Minute
+)
+
+// Discovery.
+const (
+	// targetConnections is enough for gossip's mesh to hold together while peers come and go, and little for a home router.
+	targetConnections = 16
+	// dialsAtOnce spares home routers, whose tables of connections are small.
+	dialsAtOnce = 8
+	// maxCandidates and maxAddrs bound what is known of peers that are not connected, at most some 2 MiB.
+	maxCandidates = 1000
+	maxAddrs      = 16
+	// maxFails in a row and a candidate is forgotten until somebody names it again.
+	maxFails = 8
+	// maxAttempts bounds what Attempts tells.
+	maxAttempts = 256
+	// findMin and findMax bound the back-off of a candidate. findKept is its upper bound for bootstraps and wanted peers, and for all while no peer is
+	// connected; findLonely is that for bootstraps and wanted peers then, so that a network that was cut comes together within seconds.
+	findMin    = time.Second
+	findMax    = 10 * time.Minute
+	findKept   = time.Minute
+	findLonely = 10 * time.Second
+	// lastingPause is the middle of the pause after a failure that somebody must mend first, such as a wrong network.
+	lastingPause = 10 * time.Minute
+	// askMin and askMax bound how often a bootstrap is asked for peers while some are missing.
+	askMin = 10 * time.Second
+	askMax = 10 * time.Minute
+	// exchangePeers is how many peers a bootstrap names at once, and maxRecord bounds the record of each.
+	exchangePeers = 32
+	maxRecord     = 2 << 10
+	// memoryPeers are remembered at most, for memoryTime. The file is written when something changed, at most every memoryEvery.
+	memoryPeers = 100
+	memoryTime  = 30 * 24 * time.Hour
+	memoryEvery = 10 * time.Second
+	memoryFresh = time.Hour // when being still connected counts as a change
+	maxMemory   = 1 << 20
 )
 
 // Links.

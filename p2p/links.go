@@ -251,7 +251,7 @@ const linkReady = 1
 func (l *Links) open(to peer.ID) (network.Stream, error) {
 	ctx, cancel := context.WithTimeout(l.h.ctx, linkTimeout)
 	defer cancel()
-	if err := l.h.dial(ctx, peer.AddrInfo{ID: to}); err != nil {
+	if err := l.h.reach(ctx, to); err != nil {
 		return nil, err
 	}
 	s, err := l.h.host.NewStream(ctx, to, l.id)
