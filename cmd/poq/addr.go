@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -14,6 +15,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/poqmesh/poq/node/control"
+	"github.com/poqmesh/poq/p2p"
 )
 
 // bindAddrs reads an address to listen on: an IP, host:port or a multiaddr. One without a port gets the given one; one
@@ -37,19 +39,67 @@ func bindAddrs(s string, port uint16) ([]multiaddr.Multiaddr, error) {
 		}
 		ip, port = at.Addr(), at.Port()
 	}
-	kind := "ip4"
-	if ip = ip.Unmap(); ip.Is6() {
-		kind = "ip6"
+	return bothTransports(ipKind(ip), ip.Unmap().String(), port)
+}
+
+func ipKind(ip netip.Addr) string {
+	if ip.Unmap().Is6() {
+		return "ip6"
 	}
-	var list []multiaddr.Multiaddr
+	return "ip4"
+}
+
+// bothTransports returns the addresses of a machine over QUIC and TCP. kind is ip4, ip6 or dns.
+func bothTransports(kind, host string, port uint16) (list []multiaddr.Multiaddr, err error) {
 	for _, form := range []string{"/%s/%s/udp/%d/quic-v1", "/%s/%s/tcp/%d"} {
-		a, err := multiaddr.NewMultiaddr(fmt.Sprintf(form, kind, ip, port))
+		a, err := multiaddr.NewMultiaddr(fmt.Sprintf(form, kind, host, port))
 		if err != nil {
-			return nil, usagef("--bind %s: %w", s, err)
+			return nil, usageError{err}
 		}
 		list = append(list, a)
 	}
 	return list, nil
+}
+
+// announceAddrs reads an address to tell others: an IP or a name, with a port or the given one, or a multiaddr.
+func announceAddrs(s string, port uint16) ([]multiaddr.Multiaddr, error) {
+	if strings.HasPrefix(s, "/") {
+		a, err := multiaddr.NewMultiaddr(s)
+		if err != nil {
+			return nil, usagef("--announce %s: %w", s, err)
+		}
+		if rest, id := peer.SplitAddr(a); id != "" { // it is told with the peer's own id anyhow
+			a = rest
+		}
+		return []multiaddr.Multiaddr{a}, nil
+	}
+	host := strings.Trim(s, "[]")
+	if h, p, err := net.SplitHostPort(s); err == nil {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil || n == 0 {
+			return nil, usagef("--announce %s: want a port from 1 to 65535", s)
+		}
+		host, port = h, uint16(n)
+	}
+	kind := "dns"
+	if ip, err := netip.ParseAddr(host); err == nil {
+		kind, host = ipKind(ip), ip.Unmap().String()
+	} else if host == "" || strings.ContainsAny(host, ":/ ") {
+		return nil, usagef("--announce %s: want an IP or a name, with :PORT if it is another one, or a multiaddr", s)
+	}
+	return bothTransports(kind, host, port)
+}
+
+// accessRules reads the rules of an access list.
+func accessRules(flag string, list []string) (rules []p2p.Rule, err error) {
+	for _, s := range list {
+		r, err := p2p.ParseRule(s)
+		if err != nil {
+			return nil, usagef("%s: %w", flag, err)
+		}
+		rules = append(rules, r)
+	}
+	return rules, nil
 }
 
 // listenAddrs returns where to listen: on all addresses, or on those of --bind, at a port unless they bring their own.

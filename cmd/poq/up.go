@@ -19,6 +19,7 @@ import (
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
 	"github.com/poqmesh/poq/node/token"
+	"github.com/poqmesh/poq/p2p"
 )
 
 // upFlags are those of poq up.
@@ -27,6 +28,7 @@ type upFlags struct {
 	roles                    []string
 	port                     uint16
 	bind, bootstrap          []string
+	announce, allow, deny    []string
 	logLevel, logFormat      string
 	verbose                  bool
 	passphrase               passphraseFlag
@@ -70,6 +72,9 @@ Every flag may be set in the environment or in config.toml too: see poq config -
 	c.Flags().StringVar(&f.model, "judge-model", "", "directory of another judge model instead of the one in the binary")
 	c.Flags().Uint16Var(&f.port, "port", defaultPort, "port to listen on, UDP and TCP; 0 takes a free one")
 	c.Flags().StringArrayVar(&f.bind, "bind", nil, "address to listen on instead of all: an IP, IP:PORT or a multiaddr; may be repeated")
+	c.Flags().StringArrayVar(&f.announce, "announce", nil, "address to tell others besides: where a router or container leads here; IP, name, with :PORT, or a multiaddr; may be repeated")
+	c.Flags().StringArrayVar(&f.allow, "allow", nil, "admit only these: an IP, a range (192.0.2.0/24), private, public or a peer id; may be repeated")
+	c.Flags().StringArrayVar(&f.deny, "deny", nil, "never admit these, whatever --allow says; may be repeated")
 	c.Flags().StringArrayVar(&f.bootstrap, "bootstrap", nil, "multiaddr of a peer to begin with, ending in /p2p/ID; may be repeated")
 	c.Flags().StringVar(&f.metrics, "metrics", "", "serve /metrics, /healthz and /readyz at HOST:PORT; without a host on this machine alone")
 	c.Flags().StringVar(&f.logLevel, "log-level", "info", "what to log: debug, info, warn or error")
@@ -109,6 +114,8 @@ func defaultDir() string {
 // upPlan is what the flags ask for.
 type upPlan struct {
 	listen, peers []multiaddr.Multiaddr
+	announce      []multiaddr.Multiaddr
+	access        p2p.Access
 	invitation    token.Token
 	engine        llm.Engine
 	level         slog.Level
@@ -122,6 +129,19 @@ func (f *upFlags) check() (p upPlan, err error) {
 	slices.Sort(f.roles)
 	f.roles = slices.Compact(f.roles)
 	if p.listen, err = listenAddrs(f.bind, f.port); err != nil {
+		return p, err
+	}
+	for _, a := range f.announce {
+		addrs, err := announceAddrs(a, f.port)
+		if err != nil {
+			return p, err
+		}
+		p.announce = append(p.announce, addrs...)
+	}
+	if p.access.Allow, err = accessRules("--allow", f.allow); err != nil {
+		return p, err
+	}
+	if p.access.Deny, err = accessRules("--deny", f.deny); err != nil {
 		return p, err
 	}
 	if p.peers, err = parseAddrs("--bootstrap", f.bootstrap); err != nil {
@@ -199,7 +219,9 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 	registry := control.NewRegistry(versionText())
 	opts := []node.Option{
 		node.WithVersion(versionText()), node.WithRegisterer(registry),
-		node.WithDataDir(f.dir), node.WithGenesis(genesis), node.WithIdentity(id), node.WithListen(plan.listen...), node.WithPeers(peers...),
+		node.WithDataDir(f.dir), node.WithGenesis(genesis), node.WithIdentity(id), node.WithListen(plan.listen...),
+		node.WithAnnounce(plan.announce...), node.WithAccess(plan.access),
+		node.WithDiscovery(p2p.Discovery{Bootstraps: peers, File: filepath.Join(f.dir, "peers.json")}),
 		node.WithLogger(f.logger(c.ErrOrStderr(), plan.level)),
 	}
 	if slices.Contains(roles, roleWorker) {
