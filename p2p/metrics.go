@@ -83,6 +83,9 @@ var (
 	descPeers          = desc("poq_host_peers", "Connected peers by state: heard, or gone, which are silent for 15 seconds.", "state")
 	descBytes          = desc("poq_host_bytes_total", "Bytes over all streams.", "direction")
 	descProtocolBytes  = desc("poq_host_protocol_bytes_total", "Bytes over the streams of a protocol of this host.", "protocol", "direction")
+	descRefused        = desc("poq_host_refused_total", "What was refused to peers that sent too much: crowded and over_quota gossip, requests and streams.", "what")
+	descFaults         = desc("poq_host_faults_total", "Faults held against peers, by kind.", "fault")
+	descBans           = desc("poq_host_bans_total", "Times that a peer was disconnected and kept out for its faults.")
 	descLinksUp        = desc("poq_link_up_peers", "Peers to whom the link is open.", "protocol")
 	descLinksWanted    = desc("poq_link_wanted_peers", "Peers to whom a link is held.", "protocol")
 	descLinkFrames     = desc("poq_link_frames_total", "Frames over links: sent, received, dropped.", "protocol", "result")
@@ -97,6 +100,7 @@ var _ prometheus.Collector = collector{}
 func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descGossipMessages, descGossipBytes, descGossipPeers, descGossipMesh, descGossipUnsent, descPeers, descBytes, descProtocolBytes,
+		descRefused, descFaults, descBans,
 		descLinksUp, descLinksWanted, descLinkFrames,
 	} {
 		out <- d
@@ -125,7 +129,15 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		gauge(descGossipPeers, t.Peers, t.Name)
 		gauge(descGossipMesh, len(t.Mesh), t.Name)
 	}
-	count(descGossipUnsent, h.Stats().Unsent)
+	s := h.Stats()
+	count(descGossipUnsent, s.Unsent)
+	count(descRefused, s.Crowded, "crowded")
+	count(descRefused, s.OverQuota, "over_quota")
+	count(descRefused, s.Refused, "requests")
+	count(descBans, s.Banned)
+	for f, n := range h.Faults() {
+		count(descFaults, n, f.String())
+	}
 	heard, gone := 0, 0
 	for _, p := range h.PeerInfos() {
 		switch {

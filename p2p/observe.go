@@ -54,6 +54,7 @@ type PeerInfo struct {
 	Agent     string    `json:"agent,omitempty"`   // what it calls its program, at most 64 printable characters
 	Streams   int       `json:"streams"`
 	Topics    []string  `json:"topics"` // in whose mesh it is, in the order of Config.Topics
+	Score     Score     `json:"score"`
 	Bandwidth
 }
 
@@ -270,10 +271,11 @@ func (h *Host) PeerInfos() []PeerInfo {
 		}
 	}
 	list := []PeerInfo{}
-	now := time.Now()
+	now, scores := time.Now(), h.Scores()
 	h.traffic.peers.Range(func(k, f any) bool {
 		i := h.info(k.(peer.ID), f.(*flow))
 		i.Gone = !i.Connected || now.Sub(i.Heard) > GoneAfter
+		i.Score = scores[i.ID]
 		if i.Topics = meshes[i.ID]; i.Topics == nil {
 			i.Topics = []string{}
 		}

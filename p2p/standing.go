@@ -48,11 +48,11 @@ func (f Fault) String() string {
 type Score struct {
 	// Total is gossip's score, at most a second old. Below -10 the peer gets and gives no gossip but what goes along
 	// the mesh, below -20 nothing is published to it, below -40 nothing of it is heard.
-	Total float64
+	Total float64 `json:"total"`
 	// Faults are the points held against it now. Total contains them.
-	Faults float64
+	Faults float64 `json:"faults"`
 	// BannedUntil is zero for a peer that is not banned.
-	BannedUntil time.Time
+	BannedUntil time.Time `json:"banned_until,omitzero"`
 }
 
 // standings keeps what is known of the peers' conduct: faults, quotas and bans. It is safe for concurrent use.

@@ -99,6 +99,9 @@ func printStatus(w io.Writer, s control.NodeState, now time.Time) {
 	}
 	field(w, "Peers", "%s; validators: %s", peers, committeeText(s, now))
 	field(w, "Bandwidth", "in %s/s (%s so far), out %s/s (%s)", formatBytes(s.Bandwidth.InRate), formatBytes(s.Bandwidth.In), formatBytes(s.Bandwidth.OutRate), formatBytes(s.Bandwidth.Out))
+	if g := s.Gossip; g.Crowded+g.OverQuota+g.Refused+g.Banned > 0 {
+		field(w, "Refused", "%d messages over quota, %d crowded out, %d requests; %s", g.OverQuota, g.Crowded, g.Refused, plural(int(g.Banned), "ban", "bans"))
+	}
 	l := s.Ledger
 	field(w, "Ledger", "%d settled, %d open with %s in escrow, digest %s", l.Tasks, l.Open, formatFee(l.Escrow), l.Digest.Short())
 	field(w, "", "%s", comparedText(s))
@@ -260,7 +263,7 @@ func printStatusTable(w io.Writer, s control.Status, list []view, now time.Time)
 
 func newPeers(g *globals) *cobra.Command {
 	var f seeFlags
-	var latency bool
+	var latency, scores bool
 	c := &cobra.Command{
 		Use: "peers", Short: "Show whom the running peer is connected to, and when each was last heard", Args: args(cobra.NoArgs),
 		Long: `Shows the peers that are connected, or were within the last ten minutes. A peer is gone
@@ -268,6 +271,7 @@ if it is not connected, or was not heard for 15 seconds.`,
 	}
 	f.add(c, "the one that runs, or the last one")
 	c.Flags().BoolVar(&latency, "latency", false, "ping each of them first")
+	c.Flags().BoolVar(&scores, "scores", false, "show what this peer holds against them")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		client, err := dial(c, f.dir)
 		if err != nil {
@@ -280,15 +284,19 @@ if it is not connected, or was not heard for 15 seconds.`,
 		if g.json {
 			return printJSON(c.OutOrStdout(), s.Peers)
 		}
-		printPeerList(c.OutOrStdout(), s, time.Now())
+		printPeerList(c.OutOrStdout(), s, scores, time.Now())
 		return nil
 	}
 	return c
 }
 
-func printPeerList(w io.Writer, s control.NodeState, now time.Time) {
+func printPeerList(w io.Writer, s control.NodeState, scores bool, now time.Time) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "PEER\tID\tSTATE\tHEARD\tLATENCY\tMESH\tIN\tOUT\tVERSION\tADDRESS")
+	fmt.Fprint(t, "PEER\tID\tSTATE\tHEARD\tLATENCY\tMESH\tIN\tOUT\tVERSION")
+	if scores {
+		fmt.Fprint(t, "\tSCORE\tFAULTS\tBANNED")
+	}
+	fmt.Fprintln(t, "\tADDRESS")
 	here := 0
 	slices.SortStableFunc(s.Peers, func(a, b node.PeerState) int { return cmp.Compare(a.Name, b.Name) })
 	for _, p := range s.Peers {
@@ -303,8 +311,16 @@ func printPeerList(w io.Writer, s control.NodeState, now time.Time) {
 		if addr == "" {
 			addr = "-"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s\t%s\n", name, shortID(p.ID.String()), peerState(p), ago(p.Heard, now), formatLatency(p.LatencyUS),
-			len(p.Topics), len(s.Topics), formatBytes(p.In), formatBytes(p.Out), strings.TrimPrefix(p.Agent, "poq/"), addr)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s", name, shortID(p.ID.String()), peerState(p), ago(p.Heard, now), formatLatency(p.LatencyUS),
+			len(p.Topics), len(s.Topics), formatBytes(p.In), formatBytes(p.Out), strings.TrimPrefix(p.Agent, "poq/"))
+		if scores {
+			banned := "-"
+			if left := p.Score.BannedUntil.Sub(now); left > 0 {
+				banned = "for " + formatSpan(left)
+			}
+			fmt.Fprintf(t, "\t%.1f\t%.1f\t%s", p.Score.Total, p.Score.Faults, banned)
+		}
+		fmt.Fprintf(t, "\t%s\n", addr)
 	}
 	t.Flush()
 	fmt.Fprintf(w, "\n%s of %s are connected (seen by %s)\n", plural(here, "peer", "peers"), fmt.Sprint(len(s.Peers)), s.Name)
