@@ -77,6 +77,9 @@ func (n *Node) join() error {
 	if err := n.host.Serve(p2p.ServeConfig{Name: protocolContent, MaxRequest: 32, Handle: n.content.serve}); err != nil {
 		return err
 	}
+	if err := n.host.Serve(p2p.ServeConfig{Name: protocolClock, MaxRequest: 1, Handle: serveClock}); err != nil {
+		return err
+	}
 	return n.host.Serve(p2p.ServeConfig{Name: protocolSync, MaxRequest: maxAsk, Handle: n.serveSync})
 }
 

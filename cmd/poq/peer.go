@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -63,7 +64,7 @@ func (f peerFlags) arguments(role devnet.Role) []string {
 func runPeer(c *cobra.Command, f peerFlags) (err error) {
 	ctx, cancel := devnet.Parent(c.Context(), c.InOrStdin())
 	defer cancel()
-	registry := control.NewRegistry(versionText())
+	registry, recent := control.NewRegistry(versionText()), &control.Log{}
 	opts := []node.Option{node.WithVersion(versionText()), node.WithRegisterer(registry)}
 	if c.Flags().Changed("judge-model") {
 		judge, closeJudge, e := loadJudge(ctx, f.model)
@@ -84,7 +85,7 @@ func runPeer(c *cobra.Command, f peerFlags) (err error) {
 	if f.verbose {
 		level = slog.LevelDebug
 	}
-	log := newLogger(c.ErrOrStderr(), level)
+	log := newLogger(io.MultiWriter(c.ErrOrStderr(), recent), level)
 	p, err := devnet.StartPeer(ctx, f.dir, f.name, log, opts...)
 	if err != nil {
 		return err
@@ -94,7 +95,7 @@ func runPeer(c *cobra.Command, f peerFlags) (err error) {
 			err = errors.Join(err, p.Node.Close())
 		}
 	}()
-	server, err := control.ServePeer(versionText(), f.dir, f.socket, control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node, Metrics: registry})
+	server, err := control.ServePeer(versionText(), f.dir, f.socket, control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node, Metrics: registry, Log: recent})
 	if err != nil {
 		return err
 	}

@@ -216,13 +216,13 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 		return err
 	}
 	progress("starting %s of network %s in %s ...", rolesText(roles), genesis.Network, f.dir)
-	registry := control.NewRegistry(versionText())
+	registry, recent := control.NewRegistry(versionText()), &control.Log{}
 	opts := []node.Option{
 		node.WithVersion(versionText()), node.WithRegisterer(registry),
 		node.WithDataDir(f.dir), node.WithGenesis(genesis), node.WithIdentity(id), node.WithListen(plan.listen...),
 		node.WithAnnounce(plan.announce...), node.WithAccess(plan.access),
 		node.WithDiscovery(p2p.Discovery{Bootstraps: peers, File: filepath.Join(f.dir, "peers.json")}),
-		node.WithLogger(f.logger(c.ErrOrStderr(), plan.level)),
+		node.WithLogger(f.logger(io.MultiWriter(c.ErrOrStderr(), recent), plan.level)),
 	}
 	if slices.Contains(roles, roleWorker) {
 		opts = append(opts, node.WithEngine(plan.engine))
@@ -244,7 +244,7 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
-	peer := control.Peer{Name: upName(n), Role: rolesText(roles), Node: n, Metrics: registry}
+	peer := control.Peer{Name: upName(n), Role: rolesText(roles), Node: n, Metrics: registry, Log: recent}
 	server, err := control.Serve(versionText(), f.dir, []control.Peer{peer})
 	if err != nil {
 		return err

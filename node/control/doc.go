@@ -5,6 +5,8 @@
 //	GET  /v1/genesis                 ledger.Genesis
 //	GET  /v1/node?peer=NAME          NodeState; &compare=1 asks others for their digests, &latency=1 pings them
 //	POST /v1/ping?peer=NAME&to=PEER  Ping; PEER is a name, an id, a part of one, or a multiaddr
+//	GET  /v1/clock?peer=NAME         node.Clock
+//	GET  /v1/log?peer=NAME           the latest lines of the log, as text
 //	GET  /v1/metrics?peer=NAME       text format of Prometheus
 //	POST /v1/ask                     AskRequest -> AskUpdates, a JSON document a line
 //	GET  /v1/accounts?peer=NAME      Accounts

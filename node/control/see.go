@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -175,6 +177,64 @@ func (s *Server) ping(w http.ResponseWriter, r *http.Request) {
 	reply(w, Ping{PeerID: id.String(), Name: name, RTTUS: rtt.Microseconds()})
 }
 
+func (s *Server) clock(w http.ResponseWriter, r *http.Request) {
+	p, err := s.peer(r)
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	reply(w, p.Node.Clock(r.Context()))
+}
+
+func (s *Server) log(w http.ResponseWriter, r *http.Request) {
+	p, err := s.peer(r)
+	if err == nil && p.Log == nil {
+		err = &Error{CodeNotFound, p.Name + " keeps no log to show"}
+	}
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write(p.Log.Bytes()) // a client that left is no concern of ours
+}
+
+// Log keeps the end of what is written to it, whole lines of at most a quarter of a megabyte, for whoever looks for a fault. The
+// zero value is ready. It is safe for concurrent use.
+type Log struct {
+	mu  sync.Mutex
+	all []byte
+}
+
+const maxLog = 256 << 10
+
+// Write implements io.Writer.
+func (l *Log) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, b...)
+	if len(l.all) > 2*maxLog { // cut seldom: it costs a copy
+		l.all = append([]byte(nil), tail(l.all)...)
+	}
+	return len(b), nil
+}
+
+// Bytes returns the latest lines.
+func (l *Log) Bytes() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Clone(tail(l.all))
+}
+
+// tail returns the lines that end the text, at most maxLog bytes.
+func tail(b []byte) []byte {
+	if len(b) <= maxLog {
+		return b
+	}
+	b = b[len(b)-maxLog:]
+	return b[bytes.IndexByte(b, '\n')+1:]
+}
+
 func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	p, err := s.peer(r)
 	if err == nil && p.Metrics == nil {
@@ -242,6 +302,16 @@ const maxText = 64 << 20
 // Metrics returns a peer's metrics in the text format of Prometheus.
 func (c *Client) Metrics(ctx context.Context, peer string) ([]byte, error) {
 	return c.text(ctx, "/v1/metrics", query("peer", peer))
+}
+
+// Log returns the latest lines of a peer's log.
+func (c *Client) Log(ctx context.Context, peer string) ([]byte, error) {
+	return c.text(ctx, "/v1/log", query("peer", peer))
+}
+
+// Clock tells how a peer's clock compares with those of others.
+func (c *Client) Clock(ctx context.Context, peer string) (v node.Clock, err error) {
+	return v, c.get(ctx, "/v1/clock", query("peer", peer), &v)
 }
 
 func (c *Client) text(ctx context.Context, path string, q url.Values) ([]byte, error) {

@@ -195,3 +195,19 @@ func TestStateOfPeersInProcessesIsPassedOn(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestLogKeepsTheLatestWholeLines(t *testing.T) {
+	var l Log
+	line := strings.Repeat("x", 99) + "\n"
+	for range 20 * maxLog / len(line) {
+		if n, err := l.Write([]byte(line)); n != len(line) || err != nil {
+			t.Fatal(n, err)
+		}
+		if b := l.Bytes(); len(b) > maxLog || len(b)%len(line) != 0 || cap(l.all) > 5*maxLog {
+			t.Fatalf("%d bytes are kept in %d, want whole lines", len(b), cap(l.all))
+		}
+	}
+	if b := l.Bytes(); len(b) < maxLog-len(line) {
+		t.Errorf("only %d bytes are kept", len(b))
+	}
+}

@@ -28,6 +28,7 @@ type Peer struct {
 	Name, Role string
 	Node       *node.Node
 	Metrics    prometheus.Gatherer // nil: metrics are not registered
+	Log        *Log                // nil: the log is not kept
 }
 
 // Server answers on a control socket.
@@ -92,7 +93,9 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /v1/genesis", s.getGenesis)
 	mux.HandleFunc("GET /v1/node", s.getNode)
 	mux.HandleFunc("POST /v1/ping", s.ping)
+	mux.HandleFunc("GET /v1/clock", s.clock)
 	mux.HandleFunc("GET /v1/metrics", s.metrics)
+	mux.HandleFunc("GET /v1/log", s.log)
 	mux.HandleFunc("POST /v1/ask", s.ask)
 	mux.HandleFunc("GET /v1/accounts", s.accounts)
 	mux.HandleFunc("GET /v1/tasks", s.tasks)
