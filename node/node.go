@@ -80,6 +80,7 @@ type config struct {
 	listen   []multiaddr.Multiaddr
 	peers    []multiaddr.Multiaddr
 	host     host.Host
+	nat      p2p.NAT
 	observe  func(Event)
 	version  string
 	register prometheus.Registerer
@@ -136,6 +137,11 @@ func WithListen(addrs ...multiaddr.Multiaddr) Option {
 // then. The node closes the host; when New fails, its maker must.
 func WithHost(h host.Host) Option {
 	return func(c *config) error { c.host = h; return nil }
+}
+
+// WithNAT says what to do about routers between the node and others; without it, nothing.
+func WithNAT(nat p2p.NAT) Option {
+	return func(c *config) error { c.nat = nat; return nil }
 }
 
 // WithPeers names peers to stay connected to. Their addresses end in /p2p/<peer id>.
@@ -279,6 +285,7 @@ func (n *Node) assemble() (err error) {
 	n.syncer = newSyncer(n)
 	conf := p2p.Config{
 		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Host: n.cfg.host, Logger: n.log, Topics: topicNames(),
+		NAT: n.cfg.nat,
 		Met: func(p peer.ID) { n.syncer.add(p) }, Registerer: n.cfg.register, Protected: n.validators(),
 		Announce: n.cfg.announce, Access: n.cfg.access, Hello: n.hello(),
 	}

@@ -79,9 +79,12 @@ func (b *bans) addAddr(m multiaddr.Multiaddr) {
 }
 
 func addrOf(m multiaddr.Multiaddr) (netip.Addr, bool) {
+	if throughRelay(m) {
+		return netip.Addr{}, false // the address is the relay's
+	}
 	ip, err := manet.ToIP(m)
 	if err != nil {
-		return netip.Addr{}, false // relayed: the address is the relay's
+		return netip.Addr{}, false
 	}
 	a, ok := netip.AddrFromSlice(ip)
 	return a.Unmap(), ok

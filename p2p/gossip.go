@@ -55,8 +55,13 @@ type Topic struct {
 	validate func(ctx context.Context, from peer.ID, data []byte) (any, error) // a validated[T]
 }
 
-// validated is what a Validate function returned, on its way through pubsub to Handle.
-type validated[T any] struct{ msg T }
+// validated is what a Validate function returned, and from whom the message came, on its way through pubsub to Handle.
+type validated[T any] struct {
+	msg  T
+	from peer.ID
+}
+
+func (v validated[T]) source() peer.ID { return v.from }
 
 // Join subscribes to a topic and serves it until the host closes. A topic can be joined once.
 func Join[T any](h *Host, cfg TopicConfig[T]) (*Topic, error) {
@@ -75,10 +80,13 @@ func Join[T any](h *Host, cfg TopicConfig[T]) (*Topic, error) {
 	t.validate = func(ctx context.Context, from peer.ID, data []byte) (any, error) {
 		return guard(h, "topic "+cfg.Name, func() (any, error) {
 			msg, err := cfg.Validate(ctx, from, data)
-			return validated[T]{msg}, err
+			return validated[T]{msg, from}, err
 		})
 	}
-	handle := func(m *pubsub.Message) { cfg.Handle(m.ReceivedFrom, m.ValidatorData.(validated[T]).msg) }
+	handle := func(m *pubsub.Message) {
+		v := m.ValidatorData.(validated[T])
+		cfg.Handle(v.from, v.msg)
+	}
 	if err := t.join(handle); err != nil {
 		return nil, fmt.Errorf("p2p: join %q: %w", cfg.Name, err)
 	}
@@ -102,6 +110,9 @@ func (t *Topic) join(handle func(*pubsub.Message)) error {
 	if err != nil {
 		h.running.Done()
 		return err
+	}
+	if h.light != nil {
+		h.light.join(t)
 	}
 	go func() {
 		defer h.running.Done()
@@ -218,17 +229,13 @@ func (h *Host) startGossip(cfg Config) error {
 	if cfg.tune != nil {
 		cfg.tune(&s)
 	}
-	ttl := cfg.SeenTTL
-	if ttl == 0 {
-		ttl = seenTTL
-	}
 	ids := make([]string, 0, len(h.topics))
 	for id := range h.topics {
 		ids = append(ids, id)
 	}
 	slices.Sort(ids)
 	var err error
-	score, thresholds := gossipScore(ids, ttl, h.standings.held)
+	score, thresholds := gossipScore(ids, cfg.seenTTL(), h.standings.held)
 	h.gossip, err = pubsub.NewGossipSub(h.ctx, gossipHost{h.host, h.standings, h.ctx},
 		// Every message carries the signature of who made it; a second one by the host that publishes would cost a
 		// check per message and tell where it entered the network.
@@ -241,7 +248,7 @@ func (h *Host) startGossip(cfg Config) error {
 			pubsub.NewAllowlistSubscriptionFilter(ids...), maxSubscriptions)),
 		pubsub.WithValidateQueueSize(validateQueue), pubsub.WithValidateWorkers(validators),
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),
-		pubsub.WithSeenMessagesTTL(ttl),
+		pubsub.WithSeenMessagesTTL(cfg.seenTTL()),
 		pubsub.WithPeerScore(score, thresholds), pubsub.WithPeerScoreInspect(h.scored, time.Second),
 		pubsub.WithAppSpecificRpcInspector(h.standings.inspect),
 		pubsub.WithRawTracer(h.mesh),
@@ -251,6 +258,13 @@ func (h *Host) startGossip(cfg Config) error {
 		return fmt.Errorf("p2p: start gossip: %w", err)
 	}
 	return nil
+}
+
+func (c Config) seenTTL() time.Duration {
+	if c.SeenTTL == 0 {
+		return seenTTL
+	}
+	return c.SeenTTL
 }
 
 // messageID hashes all bytes of a message together with its topic, each with its length, so that nobody can

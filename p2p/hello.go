@@ -281,6 +281,8 @@ func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 	p := c.RemotePeer()
 	var why error
 	switch refusal := agree(g.mine, theirs); {
+	case errors.Is(err, errNoHello) && g.h.nat != nil && g.h.nat.uses(p):
+		return
 	case errors.Is(err, errNoHello):
 		why = &Refusal{Stranger, "what answers there is no poq peer"}
 	case errors.Is(err, errFrame):

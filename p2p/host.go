@@ -68,6 +68,9 @@ type Config struct {
 	Access Access
 	// Hello is what this host says of itself.
 	Hello Hello
+	// NAT says what to do about routers between this host and others; the zero value does nothing. With Host set, what
+	// libp2p does of it (AutoNAT, relays, hole punching, port mapping) is its maker's business.
+	NAT NAT
 	// SeenTTL is how long the id of a gossip message is remembered, in which time the same bytes are not
 	// delivered again; zero means two minutes. It must be longer than the longest time for which a message can
 	// still wander between peers.
@@ -88,6 +91,9 @@ type Config struct {
 
 	// tune lets benchmarks compare gossip settings.
 	tune func(*gossipSettings)
+	// reach and options let tests decide what AutoNAT finds, and run over a simulated network.
+	reach   network.Reachability
+	options []libp2p.Option
 }
 
 // Host is a libp2p host with gossip, links and requests on top. Its methods are safe for concurrent use.
@@ -108,6 +114,8 @@ type Host struct {
 	attempts *attempts
 	records  *records
 	finder   atomic.Pointer[finder] // nil without discovery
+	nat      *traversal             // nil without Config.NAT.On, as is light
+	light    *light
 
 	topicNames []string // Config.Topics
 	standings  *standings
@@ -135,12 +143,19 @@ func New(cfg Config) (*Host, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	var nat *traversal
+	if cfg.NAT.On {
+		var err error
+		if nat, err = newTraversal(cfg); err != nil {
+			return nil, err
+		}
+	}
 	lh, seen, st := cfg.Host, newTraffic(), newStandings(cfg.Protected)
 	gate := newGater(cfg.Access, st.bans)
 	switch {
 	case lh == nil:
 		var err error
-		if lh, err = startHost(cfg, seen, st, gate); err != nil {
+		if lh, err = startHost(cfg, seen, st, gate, nat); err != nil {
 			return nil, fmt.Errorf("p2p: start host: %w", err)
 		}
 	case cfg.Key != nil || cfg.Listen != nil || cfg.Announce != nil || cfg.Access.Allow != nil || cfg.Access.Deny != nil:
@@ -159,6 +174,7 @@ func New(cfg Config) (*Host, error) {
 		records: newRecords(),
 
 		standings: st,
+		nat:       nat,
 	}
 	h.totals.Store(&map[peer.ID]float64{})
 	st.part = h.part
@@ -173,8 +189,20 @@ func New(cfg Config) (*Host, error) {
 	if err := h.startHello(cfg); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
+	if nat != nil {
+		var err error
+		if h.light, err = newLight(h, cfg); err != nil {
+			return nil, errors.Join(err, h.Close())
+		}
+	}
 	if err := h.startGossip(cfg); err != nil {
 		return nil, errors.Join(err, h.Close())
+	}
+	if nat != nil {
+		h.light.start()
+		if err := nat.start(h); err != nil {
+			return nil, errors.Join(err, h.Close())
+		}
 	}
 	if cfg.Registerer != nil {
 		if err := h.timings.register(cfg.Registerer, h); err != nil {
@@ -191,7 +219,7 @@ func New(cfg Config) (*Host, error) {
 }
 
 // startHost starts a libp2p host that reports its traffic and asks gate about connections.
-func startHost(cfg Config, seen *traffic, st *standings, gate *gater) (host.Host, error) {
+func startHost(cfg Config, seen *traffic, st *standings, gate *gater, nat *traversal) (host.Host, error) {
 	listen := libp2p.ListenAddrs(cfg.Listen...)
 	if len(cfg.Listen) == 0 {
 		listen = libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0")
@@ -216,18 +244,21 @@ func startHost(cfg Config, seen *traffic, st *standings, gate *gater) (host.Host
 		libp2p.BandwidthReporter(seen),
 		libp2p.ConnectionGater(gate),
 		libp2p.AddrsFactory(func(own []multiaddr.Multiaddr) []multiaddr.Multiaddr { return announced(cfg.Announce, own) }),
-		// What a peer with known addresses has no use for, and would keep an idle host busy.
-		libp2p.DisableRelay(),
-		libp2p.DisableIdentifyAddressDiscovery(),
 	}
 	if cfg.Registerer != nil {
 		options = append(options, libp2p.PrometheusRegisterer(cfg.Registerer))
 	} else { // libp2p would register its metrics with the process-wide registry
 		options = append(options, libp2p.DisableMetrics())
 	}
+	if nat != nil {
+		options = append(options, nat.options(cfg.Registerer)...)
+	} else { // what a peer with known addresses has no use for, and would keep an idle host busy
+		options = append(options, libp2p.DisableRelay(), libp2p.DisableIdentifyAddressDiscovery())
+	}
 	if cfg.Key != nil {
 		options = append(options, libp2p.Identity(cfg.Key))
 	}
+	options = append(options, cfg.options...)
 	lh, err := libp2p.New(options...)
 	if err != nil {
 		return nil, errors.Join(err, conns.Close(), resources.Close())
@@ -256,6 +287,13 @@ func (h *Host) watchPeers(met func(peer.ID)) error {
 					}
 					if e.Connectedness == network.NotConnected {
 						h.records.drop(e.Peer)
+					}
+					switch {
+					case h.nat == nil:
+					case e.Connectedness == network.Limited:
+						h.nat.lead(e.Peer)
+					case e.Connectedness == network.Connected:
+						h.leaveRelay(e.Peer)
 					}
 					h.watch.wake(e.Peer)
 				case event.EvtPeerIdentificationCompleted:
@@ -305,9 +343,14 @@ func (h *Host) Addrs() []multiaddr.Multiaddr {
 // Peers are the peers with an open connection, in no order.
 func (h *Host) Peers() []peer.ID { return h.host.Network().Peers() }
 
-// Connected says whether a connection to p is open.
+// Connected says whether a connection to p is open, directly or through a relay ([Host.Path]).
 func (h *Host) Connected(p peer.ID) bool {
-	return h.host.Network().Connectedness(p) == network.Connected
+	switch h.host.Network().Connectedness(p) {
+	case network.Connected, network.Limited:
+		return true
+	default:
+		return false
+	}
 }
 
 // Connect dials every peer named by addrs (several addresses of one peer count as one) and returns when all
@@ -343,7 +386,7 @@ func (h *Host) dial(ctx context.Context, p peer.AddrInfo) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	dialled := make(chan error, 1)
-	go func() { dialled <- h.host.Connect(ctx, p) }()
+	go func() { dialled <- h.host.Connect(limited(ctx), p) }()
 	for {
 		select {
 		case err := <-dialled:

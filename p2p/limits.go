@@ -199,3 +199,55 @@ const (
 	serveAtOnce  = 64
 	servePerPeer = 8
 )
+
+// Reachability and relays.
+const (
+	// relaysWanted is how many relays keep a place for a host that nobody can dial.
+	relaysWanted = 2
+	// relayBackoff is how long a relay that refused is left alone, relaySearch how often candidates are looked for
+	// while there are fewer relays. The library's hour and half a minute suit a network with more relays to choose from.
+	relayBackoff = time.Minute
+	relaySearch  = 10 * time.Second
+	// relaySeek is when a host looks for a relay at the latest.
+	relaySeek = 10 * time.Second
+	// identifyTimeout bounds waiting for what a peer speaks.
+	identifyTimeout = 5 * time.Second
+	// leadMin and leadMax bound the back-off between attempts to reach a relayed peer directly.
+	leadMin = time.Minute
+	leadMax = 10 * time.Minute
+
+	// What a relay gives. The library's 128 KiB and two minutes per circuit are made for punching a hole through it, and
+	// would cut a validator's votes every few seconds; poq's circuits carry traffic where no hole can be punched.
+	// A peer's busiest hour of votes and gossip is some tens of megabytes. The time makes both ends try a new hole.
+	circuitTime  = 30 * time.Minute
+	circuitBytes = 64 << 20 // each way
+	// relayCircuits is per peer: one to every other of a large committee.
+	relayCircuits    = 64
+	relayPlaces      = 128
+	relayPlacesPerIP = 16 // a household or an office
+	relayPlaceTime   = time.Hour
+	relayBuffer      = 4 << 10 // per direction of a circuit
+)
+
+// The light path: gossip over relayed connections.
+const (
+	// lightPeers is how many peers a host that has no other way asks to carry its gossip: the second is there when a
+	// relay cuts the first off.
+	lightPeers = 2
+	// lightClients is how many peers a host carries gossip for.
+	lightClients = 64
+	// What such a peer may send, per second and at once. Faster ones are read more slowly.
+	lightMessages, lightMessageBurst = 500, 1000
+	lightBytes, lightByteBurst       = 1 << 20, 4 << 20
+	// lightQueue and lightQueueBytes bound what waits for one peer; what is over them is lost.
+	lightQueue      = 512
+	lightQueueBytes = 1 << 20
+	// lightWrite bounds one write of up to linkBatch bytes, over a relay that may be slow.
+	lightWrite = 10 * time.Second
+	// lightRetryMax is the longest back-off, and that after a peer broke the protocol.
+	lightRetryMax = time.Minute
+	// lightSeen is how many message ids are remembered besides those in gossipsub, to spare duplicates a check.
+	lightSeen = 16384
+	// lightFrame bounds a frame: a topic name and a message.
+	lightFrame = 1 + 128 + MaxGossip
+)

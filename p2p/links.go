@@ -254,7 +254,7 @@ func (l *Links) open(to peer.ID) (network.Stream, error) {
 	if err := l.h.reach(ctx, to); err != nil {
 		return nil, err
 	}
-	s, err := l.h.host.NewStream(ctx, to, l.id)
+	s, err := l.h.host.NewStream(limited(ctx), to, l.id)
 	if err != nil {
 		return nil, err
 	}

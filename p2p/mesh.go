@@ -69,7 +69,8 @@ type meshTracer struct {
 	mu      sync.Mutex
 	streams map[peer.ID]bool
 	mesh    map[string]map[peer.ID]bool
-	changed chan struct{} // closed and replaced at every change
+	changed chan struct{}         // closed and replaced at every change
+	deliver func(*pubsub.Message) // gets every message that is delivered here, if set before gossipsub starts
 
 	counters map[string]*topicCounters // by topic id; complete before gossip starts
 	foreign  topicCounters             // of all topics that are not ours
@@ -159,6 +160,20 @@ func (t *meshTracer) update(f func()) {
 	t.changed = make(chan struct{})
 }
 
+// change returns a channel that is closed at the next change.
+func (t *meshTracer) change() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.changed
+}
+
+// anyStream says whether gossipsub has a stream to anybody.
+func (t *meshTracer) anyStream() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.streams) > 0
+}
+
 func (t *meshTracer) OnNewOutboundStream(p peer.ID, _ protocol.ID) {
 	t.update(func() { t.streams[p] = true })
 }
@@ -203,7 +218,13 @@ func (t *meshTracer) RejectMessage(m *pubsub.Message, reason string) {
 	}
 }
 
-func (t *meshTracer) DeliverMessage(m *pubsub.Message) { t.topic(m.GetTopic()).delivered.Add(1) }
+func (t *meshTracer) DeliverMessage(m *pubsub.Message) {
+	t.topic(m.GetTopic()).delivered.Add(1)
+	if t.deliver != nil {
+		t.deliver(m)
+	}
+}
+
 func (t *meshTracer) DuplicateMessage(m *pubsub.Message) {
 	t.topic(m.GetTopic()).duplicates.Add(1)
 	t.standings.checked(m.ReceivedFrom)

@@ -201,6 +201,7 @@ func (s *slots) take(p peer.ID) (release func(), ok bool) {
 // Request asks a peer and returns its response of at most maxResponse bytes. A context without deadline
 // gets one of 10 s. The errors wrap ErrNotFound, ErrBusy, ErrBadRequest or ErrRemote if the peer
 // said so, ErrTooLarge, ErrClosed, or what went wrong on the way. The peer is dialled if its address is known.
+// Over a relay, which limits bytes and time, large responses may break off.
 func (h *Host) Request(ctx context.Context, to peer.ID, name string, req []byte, maxResponse int) ([]byte, error) {
 	id, err := h.protocol(name)
 	if err != nil {
@@ -229,7 +230,7 @@ func (h *Host) Request(ctx context.Context, to peer.ID, name string, req []byte,
 }
 
 func (h *Host) request(ctx context.Context, to peer.ID, id protocol.ID, req []byte, maxResponse int) ([]byte, error) {
-	s, err := h.host.NewStream(ctx, to, id)
+	s, err := h.host.NewStream(limited(ctx), to, id)
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,9 @@ func (b *backoff) next() time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
+// anyPeer stands for all peers in watchers.add.
+const anyPeer peer.ID = ""
+
 // watchers wakes the loops that wait for a peer to come or go.
 type watchers struct {
 	mu    sync.Mutex
@@ -75,10 +78,12 @@ func (w *watchers) add(p peer.ID) (<-chan struct{}, func()) {
 func (w *watchers) wake(p peer.ID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for c := range w.peers[p] {
-		select {
-		case c <- struct{}{}:
-		default:
+	for _, waiting := range []map[chan struct{}]struct{}{w.peers[p], w.peers[anyPeer]} {
+		for c := range waiting {
+			select {
+			case c <- struct{}{}:
+			default:
+			}
 		}
 	}
 }

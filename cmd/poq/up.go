@@ -27,10 +27,11 @@ type upFlags struct {
 	dir, join, engine, model string
 	roles                    []string
 	port                     uint16
-	bind, bootstrap          []string
+	bind, bootstrap, relays  []string
 	announce, allow, deny    []string
 	logLevel, logFormat      string
 	verbose                  bool
+	portMap, relayService    bool
 	passphrase               passphraseFlag
 	metrics                  string
 }
@@ -76,6 +77,9 @@ Every flag may be set in the environment or in config.toml too: see poq config -
 	c.Flags().StringArrayVar(&f.allow, "allow", nil, "admit only these: an IP, a range (192.0.2.0/24), private, public or a peer id; may be repeated")
 	c.Flags().StringArrayVar(&f.deny, "deny", nil, "never admit these, whatever --allow says; may be repeated")
 	c.Flags().StringArrayVar(&f.bootstrap, "bootstrap", nil, "multiaddr of a peer to begin with, ending in /p2p/ID; may be repeated")
+	c.Flags().BoolVar(&f.portMap, "port-map", true, "ask the router to open the port, by UPnP or NAT-PMP")
+	c.Flags().StringArrayVar(&f.relays, "relay", nil, "multiaddr of a relay to be reached through when nobody can dial this peer, ending in /p2p/ID; may be repeated")
+	c.Flags().BoolVar(&f.relayService, "relay-service", true, "let others be reached through this peer while it is publicly reachable")
 	c.Flags().StringVar(&f.metrics, "metrics", "", "serve /metrics, /healthz and /readyz at HOST:PORT; without a host on this machine alone")
 	c.Flags().StringVar(&f.logLevel, "log-level", "info", "what to log: debug, info, warn or error")
 	c.Flags().StringVar(&f.logFormat, "log-format", "text", "how to log to stderr: text or json")
@@ -116,6 +120,7 @@ type upPlan struct {
 	listen, peers []multiaddr.Multiaddr
 	announce      []multiaddr.Multiaddr
 	access        p2p.Access
+	nat           p2p.NAT
 	invitation    token.Token
 	engine        llm.Engine
 	level         slog.Level
@@ -145,6 +150,10 @@ func (f *upFlags) check() (p upPlan, err error) {
 		return p, err
 	}
 	if p.peers, err = parseAddrs("--bootstrap", f.bootstrap); err != nil {
+		return p, err
+	}
+	p.nat = p2p.NAT{On: true, PortMap: f.portMap, RelayService: f.relayService}
+	if p.nat.Relays, err = parseAddrs("--relay", f.relays); err != nil {
 		return p, err
 	}
 	if p.engine, err = engines.New(f.engine); err != nil {
@@ -222,6 +231,7 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 		node.WithDataDir(f.dir), node.WithGenesis(genesis), node.WithIdentity(id), node.WithListen(plan.listen...),
 		node.WithAnnounce(plan.announce...), node.WithAccess(plan.access),
 		node.WithDiscovery(p2p.Discovery{Bootstraps: peers, File: filepath.Join(f.dir, "peers.json")}),
+		node.WithNAT(plan.nat),
 		node.WithLogger(f.logger(io.MultiWriter(c.ErrOrStderr(), recent), plan.level)),
 	}
 	if slices.Contains(roles, roleWorker) {
