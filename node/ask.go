@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +48,7 @@ const (
 // AskOptions are the terms of an order. Zero values stand for the defaults.
 type AskOptions struct {
 	Fee           ledger.Amount
-	MaxAnswers    int           // 1..16
+	MaxAnswers    int           // 1..16; by default the workers that the node is connected to, at most DefaultMaxAnswers
 	AnswerTimeout time.Duration // from the lock until commitments to answers close
 	ScoreTimeout  time.Duration // from the lock until the panel commits to what it has scored
 	Split         uint32        // of the genesis; the first one by default
@@ -131,7 +132,7 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 		o.Fee = max(DefaultFee, n.genesis.MinFee)
 	}
 	if o.MaxAnswers == 0 {
-		o.MaxAnswers = DefaultMaxAnswers
+		o.MaxAnswers = n.likelyAnswers()
 	}
 	if o.AnswerTimeout == 0 {
 		o.AnswerTimeout = DefaultAnswerTimeout
@@ -179,6 +180,24 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 	n.ownNext, n.ownLast = order.Nonce+1, task
 	n.ownFees[task] = o.Fee
 	return m, nil
+}
+
+// likelyAnswers is how many answers are worth waiting for: a task that asks for more than there are workers stays open
+// until its answer deadline.
+func (n *Node) likelyAnswers() int {
+	workers := 0
+	if n.worker != nil {
+		workers++
+	}
+	for _, p := range n.host.Peers() {
+		if h, ok := n.host.Hello(p); ok && slices.Contains(h.Labels, labelWorker) {
+			workers++
+		}
+	}
+	if workers == 0 { // they may be behind others
+		return DefaultMaxAnswers
+	}
+	return min(workers, DefaultMaxAnswers)
 }
 
 // accountAndUnlockedFees returns the own account, and the fees of own orders that have not been taken

@@ -223,3 +223,17 @@ func TestOrderOfAnAskThatGaveUpStillSettles(t *testing.T) {
 	}
 	s.check()
 }
+
+func TestAskWaitsForAsManyAnswersAsThereAreWorkers(t *testing.T) {
+	t.Parallel()
+	s := startSwarm(t, 1, says("The keeper lived in it."))
+	order := make(chan ledger.Order, 1)
+	s.ask("Who lived in the tower?", AskOptions{OnEvent: func(e Event) {
+		if e.Step == ledger.Locked {
+			order <- *e.Order
+		}
+	}})
+	if got := (<-order).MaxAnswers; got != 1 {
+		t.Errorf("one worker is there, and the order asks for %d answers", got)
+	}
+}

@@ -168,15 +168,21 @@ func WithDiscovery(d p2p.Discovery) Option {
 // protocolVersion is that of the messages between peers. Versions that differ do not understand each other.
 const protocolVersion = 1
 
+// Labels of what a node does.
+const (
+	labelValidator = "validator"
+	labelWorker    = "worker"
+)
+
 // hello is what the node says of itself to every peer that it meets.
 func (n *Node) hello() p2p.Hello {
 	chain := n.genesis.Chain()
 	h := p2p.Hello{Genesis: chain[:], Protocol: protocolVersion, Oldest: protocolVersion}
 	if n.self >= 0 {
-		h.Labels = append(h.Labels, "validator")
+		h.Labels = append(h.Labels, labelValidator)
 	}
 	if n.cfg.engine != nil {
-		h.Labels = append(h.Labels, "worker")
+		h.Labels = append(h.Labels, labelWorker)
 	}
 	return h
 }

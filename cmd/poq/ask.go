@@ -16,7 +16,6 @@ import (
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
-	"github.com/poqmesh/poq/node/devnet"
 )
 
 func newAsk(g *globals) *cobra.Command {
@@ -35,7 +34,7 @@ func newAsk(g *globals) *cobra.Command {
 	c.Flags().StringVar(&dir, "dir", "", "directory of the network to ask, if several run")
 	c.Flags().StringVar(&file, "file", "", "text that the prompt is about; - reads it from stdin")
 	c.Flags().Var(&fee, "fee", "what answering and judging is worth to you (default 1.000000)")
-	c.Flags().IntVar(&answers, "max-answers", 0, fmt.Sprintf("answers to judge, 1 to %d (default: one for each worker of a devnet, else %d)", ledger.MaxAnswers, node.DefaultMaxAnswers))
+	c.Flags().IntVar(&answers, "max-answers", 0, fmt.Sprintf("answers to judge, 1 to %d (default: one for each worker that the peer is connected to, at most %d)", ledger.MaxAnswers, node.DefaultMaxAnswers))
 	c.Flags().DurationVar(&answerTimeout, "answer-timeout", node.DefaultAnswerTimeout, "how long workers may take")
 	c.Flags().DurationVar(&scoreTimeout, "score-timeout", 0, "how long workers and judges together may take (default twice the answer timeout, at least 1m)")
 	c.RunE = func(c *cobra.Command, a []string) error {
@@ -48,14 +47,10 @@ func newAsk(g *globals) *cobra.Command {
 			return err
 		}
 		validators := 0
-		for _, p := range client.Status.Peers {
-			switch p.Role {
-			case string(devnet.Validator):
-				validators++
-			case string(devnet.Worker):
-				if !c.Flags().Changed("max-answers") {
-					answers = min(answers+1, ledger.MaxAnswers)
-				}
+		if n, err := client.Node(c.Context(), "", control.Look{}); err == nil { // else Ask says what is wrong
+			validators = len(n.Committee)
+			if note := quorumNote(n.Committee); note != "" {
+				fmt.Fprintln(c.ErrOrStderr(), note)
 			}
 		}
 		line := newStageLine(c.ErrOrStderr(), validators)
@@ -77,6 +72,22 @@ func newAsk(g *globals) *cobra.Command {
 		return nil
 	}
 	return c
+}
+
+// quorumNote says that too few validators are connected for a settlement now.
+func quorumNote(committee []node.Member) string {
+	here := 0
+	for _, m := range committee {
+		if m.Self || m.Connected {
+			here++
+		}
+	}
+	n := len(committee)
+	quorum := n - (n-1)/3
+	if here >= quorum {
+		return ""
+	}
+	return fmt.Sprintf("connected to %d of %d validators; it takes %d to settle: the task waits until they are there; see poq status", here, n, quorum)
 }
 
 // readPrompt puts a question and the text that it is about together.
