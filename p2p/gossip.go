@@ -225,10 +225,7 @@ func (h *Host) startGossip(cfg Config) error {
 		h.mesh.counters[h.id(name)] = &topicCounters{}
 	}
 	h.topicNames = slices.Clone(cfg.Topics)
-	s := defaultGossip()
-	if cfg.tune != nil {
-		cfg.tune(&s)
-	}
+	s := cfg.gossip()
 	ids := make([]string, 0, len(h.topics))
 	for id := range h.topics {
 		ids = append(ids, id)
@@ -257,6 +254,7 @@ func (h *Host) startGossip(cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("p2p: start gossip: %w", err)
 	}
+	h.running.Go(h.mender.run)
 	return nil
 }
 
@@ -292,6 +290,16 @@ func GossipParams() (params pubsub.GossipSubParams, floodPublish bool) {
 type gossipSettings struct {
 	params pubsub.GossipSubParams
 	flood  bool
+	grace  time.Duration
+}
+
+// gossip returns the settings that hold.
+func (c Config) gossip() gossipSettings {
+	s := defaultGossip()
+	if c.tune != nil {
+		c.tune(&s)
+	}
+	return s
 }
 
 func defaultGossip() gossipSettings {
@@ -300,7 +308,7 @@ func defaultGossip() gossipSettings {
 	p.Dscore = min(p.Dscore, p.Dhi)
 	p.HeartbeatInterval = heartbeat
 	p.HistoryLength, p.HistoryGossip = historyLength, historyGossip
-	return gossipSettings{params: p, flood: floodPublish}
+	return gossipSettings{params: p, flood: floodPublish, grace: mendMin}
 }
 
 // errorsOnly passes on errors alone. What the library merely warns of, a slow heartbeat or a message it

@@ -112,6 +112,7 @@ type Host struct {
 
 	greet    *greeter
 	attempts *attempts
+	mender   *mender
 	records  *records
 	finder   atomic.Pointer[finder] // nil without discovery
 	nat      *traversal             // nil without Config.NAT.On, as is light
@@ -182,6 +183,8 @@ func New(cfg Config) (*Host, error) {
 		lh.ConnManager().Protect(p, "protected")
 	}
 	h.attempts = newAttempts(h.log)
+	h.mender = newMender(h, cfg.gossip().grace)
+	h.mesh.suspect = h.mender.suspect
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	if err := h.watchPeers(cfg.Met); err != nil {
 		return nil, errors.Join(err, h.Close())
@@ -287,6 +290,7 @@ func (h *Host) watchPeers(met func(peer.ID)) error {
 					}
 					if e.Connectedness == network.NotConnected {
 						h.records.drop(e.Peer)
+						h.mesh.forget(e.Peer)
 					}
 					switch {
 					case h.nat == nil:
@@ -298,6 +302,7 @@ func (h *Host) watchPeers(met func(peer.ID)) error {
 					h.watch.wake(e.Peer)
 				case event.EvtPeerIdentificationCompleted:
 					h.records.keep(e.Peer, e.SignedPeerRecord)
+					h.mender.suspect(e.Peer)
 					h.watch.wake(e.Peer)
 					if met != nil {
 						met(e.Peer)

@@ -27,6 +27,11 @@ const (
 	// seenTTL is the library's default too.
 	seenTTL = 2 * time.Minute
 
+	// mendMin and mendMax bound the time for which gossip may have forgotten a connected peer before the
+	// connection is made anew; gossipsub itself tries for two seconds to open a stream again.
+	mendMin = 5 * time.Second
+	mendMax = 10 * time.Minute
+
 	// heartbeat is how often the mesh is mended and lost messages are announced again.
 	heartbeat = 700 * time.Millisecond
 	// historyLength heartbeats of messages are kept for peers that ask, historyGossip of them announced.

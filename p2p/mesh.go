@@ -71,6 +71,9 @@ type meshTracer struct {
 	mesh    map[string]map[peer.ID]bool
 	changed chan struct{}         // closed and replaced at every change
 	deliver func(*pubsub.Message) // gets every message that is delivered here, if set before gossipsub starts
+	// announced are the topics of ours in which a connected peer says it is.
+	announced map[peer.ID]map[string]bool
+	suspect   func(peer.ID) // called when the stream to a peer ended; nil for a Tracer
 
 	counters map[string]*topicCounters // by topic id; complete before gossip starts
 	foreign  topicCounters             // of all topics that are not ours
@@ -106,6 +109,7 @@ func newMeshTracer(st *standings) *meshTracer {
 	return &meshTracer{
 		standings: st,
 		streams:   make(map[peer.ID]bool),
+		announced: make(map[peer.ID]map[string]bool),
 		mesh:      make(map[string]map[peer.ID]bool),
 		changed:   make(chan struct{}),
 		counters:  make(map[string]*topicCounters),
@@ -185,6 +189,43 @@ func (t *meshTracer) OnClosedOutboundStream(p peer.ID) {
 			delete(members, p)
 		}
 	})
+	if t.suspect != nil {
+		t.suspect(p)
+	}
+}
+
+// announce notes which topics a peer says it is in, or is not in any more.
+func (t *meshTracer) announce(r *pubsub.RPC) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := r.From()
+	for _, s := range r.GetSubscriptions() {
+		if _, ours := t.counters[s.GetTopicid()]; !ours {
+			continue
+		}
+		if !s.GetSubscribe() {
+			delete(t.announced[p], s.GetTopicid())
+			continue
+		}
+		if t.announced[p] == nil {
+			t.announced[p] = make(map[string]bool)
+		}
+		t.announced[p][s.GetTopicid()] = true
+	}
+}
+
+// forget drops what a peer announced that is not connected any more.
+func (t *meshTracer) forget(p peer.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.announced, p)
+}
+
+// knows says whether a stream to a peer is open, and which topics the peer has announced.
+func (t *meshTracer) knows(p peer.ID) (stream bool, topics []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.streams[p], slices.Collect(maps.Keys(t.announced[p]))
 }
 
 func (t *meshTracer) Graft(p peer.ID, topic string) {
@@ -235,6 +276,9 @@ func (t *meshTracer) UndeliverableMessage(m *pubsub.Message) {
 func (t *meshTracer) DropRPC(*pubsub.RPC, peer.ID) { t.unsent.Add(1) }
 
 func (t *meshTracer) RecvRPC(r *pubsub.RPC) {
+	if t.suspect != nil && len(r.GetSubscriptions()) > 0 {
+		t.announce(r)
+	}
 	t.messagesReceived.Add(uint64(len(r.GetPublish())))
 	t.bytesReceived.Add(uint64(proto.Size(&r.RPC)))
 	for _, m := range r.GetPublish() {
