@@ -98,8 +98,8 @@ bench-receipt: build ## size receipts and time their verification
 bench-gossip: build ## tell what gossip costs among 50 peers, beside bare gossipsub
 	./bin/poq bench gossip
 
-bench-scale: ## the same among 50 and 100 peers on simulated links, in virtual time
-	$(GO) test -count=1 -timeout 30m -v ./node/scale
+bench-scale: ## gossip and whole nodes among 50 and 100 peers on simulated links, in virtual time
+	POQ_SCALE=1 $(GO) test -count=1 -timeout 30m -v ./node/scale
 
 clean: ## remove what was built
 	rm -rf bin

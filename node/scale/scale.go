@@ -318,15 +318,18 @@ func (s *swarm) handle(at int, data []byte) {
 
 func (s *swarm) traffic() (sum p2p.Traffic) {
 	for _, p := range s.peers {
-		t := p.traffic()
-		sum.MessagesSent += t.MessagesSent
-		sum.MessagesReceived += t.MessagesReceived
-		sum.Delivered += t.Delivered
-		sum.Duplicates += t.Duplicates
-		sum.BytesSent += t.BytesSent
-		sum.BytesReceived += t.BytesReceived
+		add(&sum, p.traffic())
 	}
 	return sum
+}
+
+func add(sum *p2p.Traffic, t p2p.Traffic) {
+	sum.MessagesSent += t.MessagesSent
+	sum.MessagesReceived += t.MessagesReceived
+	sum.Delivered += t.Delivered
+	sum.Duplicates += t.Duplicates
+	sum.BytesSent += t.BytesSent
+	sum.BytesReceived += t.BytesReceived
 }
 
 func (s *swarm) close() error {

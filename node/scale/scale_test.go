@@ -2,6 +2,7 @@ package scale
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -20,17 +21,20 @@ const (
 	rate    = 100 * simlibp2p.OneMbps
 )
 
+// large adds networks of 100 peers, which take a minute.
+var large = os.Getenv("POQ_SCALE") != ""
+
 // simulated returns a maker of hosts on simulated links.
-func simulated(n *simnet.Simnet) func(i int) (host.Host, error) {
+func simulated(n *simnet.Simnet, opts ...libp2p.Option) func(i int) (host.Host, error) {
 	link := simnet.NodeBiDiLinkSettings{Uplink: simnet.LinkSettings{BitsPerSecond: rate}, Downlink: simnet.LinkSettings{BitsPerSecond: rate}}
 	return func(i int) (host.Host, error) {
-		return libp2p.New(
+		return libp2p.New(append(opts,
 			libp2p.ListenAddrStrings(fmt.Sprintf("/ip4/%s/udp/8000/quic-v1", simnet.IntToPublicIPv4(i))),
 			simlibp2p.QUICSimnet(n, link),
 			libp2p.DisableIdentifyAddressDiscovery(), // it stalls synctest
 			libp2p.ResourceManager(&network.NullResourceManager{}),
 			libp2p.DisableRelay(), libp2p.Ping(false), libp2p.DisableMetrics(),
-		)
+		)...)
 	}
 }
 
@@ -40,9 +44,9 @@ func TestGossipCostsLittleMoreThanBareGossipsub(t *testing.T) {
 	for _, c := range []Config{
 		{Peers: 50, Validators: 4, Answers: 3, Degree: 5, Tasks: 5},
 		{Peers: 100, Validators: 4, Answers: 3, Degree: 5, Tasks: 5},
-		{Peers: 20, Validators: 4, Answers: 3, Degree: 0, Tasks: 5},
+		{Peers: 20, Validators: 4, Answers: 3, Degree: 0, Tasks: 10},
 	} {
-		if testing.Short() && c.Peers > 50 {
+		if c.Peers > 50 && !large || c.Peers > 20 && testing.Short() {
 			continue
 		}
 		t.Run(fmt.Sprintf("%d peers, %d dialled", c.Peers, c.Degree), func(t *testing.T) {
