@@ -61,14 +61,18 @@ func Put(dir string, g *ledger.Genesis) error {
 }
 
 // Change replaces the genesis of a directory, or writes the first one. If there is a ledger or a vote log, which belong
-// to the genesis that they began with, the error wraps [ErrInUse].
+// to the genesis that they began with, the error wraps [ErrInUse]. Those of a devnet lie in the directories of its peers.
 func Change(dir string, g *ledger.Genesis) error {
 	for _, name := range []string{"ledger", "votes"} {
-		path := filepath.Join(dir, name)
-		if _, err := os.Lstat(path); err == nil {
-			return fmt.Errorf("%w: there is %s, and a changed genesis is another network; use another --dir, or move ledger and votes away to begin anew", ErrInUse, path)
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("looking for a ledger: %w", err)
+		for _, where := range []string{name, filepath.Join("*", name)} {
+			found, err := fs.Glob(os.DirFS(dir), filepath.ToSlash(where))
+			if err != nil {
+				return fmt.Errorf("looking for a ledger: %w", err)
+			}
+			if len(found) > 0 {
+				return fmt.Errorf("%w: there is %s, and a changed genesis is another network: use another directory, or move ledger and votes away to begin anew",
+					ErrInUse, filepath.Join(dir, found[0]))
+			}
 		}
 	}
 	return write(dir, g)

@@ -94,11 +94,11 @@ func TestDirectoryKeepsItsGenesis(t *testing.T) {
 }
 
 func TestGenesisOfALedgerIsNotChanged(t *testing.T) {
-	for _, name := range []string{"ledger", "votes"} {
+	for _, name := range []string{"ledger", "votes", "validator-1/ledger"} {
 		dir := filepath.Join(t.TempDir(), "peer")
 		g, other := sample(t), sample(t)
 		other.MinFee++
-		if err := errors.Join(Change(dir, other), Change(dir, g), os.Mkdir(filepath.Join(dir, name), 0o700)); err != nil {
+		if err := errors.Join(Change(dir, other), Change(dir, g), os.MkdirAll(filepath.Join(dir, name), 0o700)); err != nil {
 			t.Fatal(err)
 		}
 		if err := Change(dir, other); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), filepath.Join(dir, name)) {

@@ -54,6 +54,26 @@ func saved(t testing.TB, id Identity) string {
 	return dir
 }
 
+// sealed returns a directory with keys that have a passphrase.
+func sealed(t testing.TB, id Identity, passphrase string) string {
+	t.Helper()
+	dir := saved(t, id)
+	for _, kind := range Kinds() {
+		k, err := Read(dir, kind, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := marshal(k, []byte(passphrase), lowWork)
+		if err == nil {
+			err = os.WriteFile(kind.Path(dir), data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
 func files(t testing.TB, dir string) (names []string) {
 	t.Helper()
 	list, err := os.ReadDir(dir)
@@ -196,13 +216,11 @@ func TestCreationThatWasKilledIsCompletedAndNoKeyIsLost(t *testing.T) {
 }
 
 func TestEncryptedKeysOpenWithTheirPassphraseAlone(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "peer")
-	if _, err := Create(dir, true, says("correct horse")); err != nil {
-		t.Fatal(err)
-	}
+	id := testIdentity(t, "x")
+	dir := sealed(t, id, "correct horse")
 	asked := 0
-	id, err := Open(dir, func() ([]byte, error) { asked++; return []byte("correct horse"), nil })
-	if err != nil || id.Consensus.IsZero() || asked != 1 {
+	got, err := Open(dir, func() ([]byte, error) { asked++; return []byte("correct horse"), nil })
+	if err != nil || !same(got, id) || asked != 1 {
 		t.Fatalf("opened after %d questions: %v", asked, err)
 	}
 	if _, err := Open(dir, nil); !errors.Is(err, ErrEncrypted) {
@@ -240,11 +258,34 @@ func TestEncryptedKeysOpenWithTheirPassphraseAlone(t *testing.T) {
 	}
 }
 
+func TestCreatedKeysAreEncryptedWithAPassphraseThatIsAskedForOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "peer")
+	asked := 0
+	ask := func() ([]byte, error) { asked++; return []byte("p"), nil }
+	for range 2 { // the second time there is nothing to make
+		if _, err := Create(dir, false, ask); err != nil || asked != 1 {
+			t.Fatalf("created after %d questions: %v", asked, err)
+		}
+	}
+	if e, err := List(dir); err != nil || len(e) != 2 || !e[0].Encrypted || !e[1].Encrypted {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if _, err := Read(dir, Account, says("p")); err != nil {
+		t.Error(err)
+	}
+	failed := errors.New("no terminal")
+	if _, err := Create(dir, true, func() ([]byte, error) { return nil, failed }); !errors.Is(err, failed) {
+		t.Errorf("without a passphrase: %v", err)
+	}
+}
+
 func TestKeysOfADirectoryHaveOnePassphrase(t *testing.T) {
 	key := testKey(t, "x")
-	plain, sealed := filepath.Join(t.TempDir(), "plain"), filepath.Join(t.TempDir(), "sealed")
-	if err := errors.Join(Add(plain, Account, key, nil), Add(sealed, Account, key, []byte("a"))); err != nil {
-		t.Fatal(err)
+	plain, closed := saved(t, testIdentity(t, "x")), sealed(t, testIdentity(t, "x"), "a")
+	for _, dir := range []string{plain, closed} {
+		if err := os.Remove(Consensus.Path(dir)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, c := range map[string]struct {
 		dir        string
@@ -252,8 +293,8 @@ func TestKeysOfADirectoryHaveOnePassphrase(t *testing.T) {
 		want       string
 	}{
 		"one for plain keys":       {plain, []byte("a"), "not encrypted"},
-		"none for encrypted ones":  {sealed, nil, "are encrypted"},
-		"another for encrypted":    {sealed, []byte("b"), "wrong passphrase"},
+		"none for encrypted ones":  {closed, nil, "are encrypted"},
+		"another for encrypted":    {closed, []byte("b"), "wrong passphrase"},
 		"an empty one for a fresh": {filepath.Join(t.TempDir(), "fresh"), []byte{}, "passphrase"},
 	} {
 		if err := Add(c.dir, Consensus, key, c.passphrase); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -263,7 +304,7 @@ func TestKeysOfADirectoryHaveOnePassphrase(t *testing.T) {
 			t.Errorf("%s: there is a key (%v)", name, err)
 		}
 	}
-	if err := Add(sealed, Consensus, key, []byte("a")); err != nil {
+	if err := Add(closed, Consensus, key, []byte("a")); err != nil {
 		t.Error(err)
 	}
 }
