@@ -96,6 +96,7 @@ func (u *user) run(stdin string, args ...string) (*result, error) {
 	defer cancel()
 	c := exec.CommandContext(ctx, binary, args...)
 	c.Env, c.Stdin = u.env, strings.NewReader(stdin)
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal that it could ask for a passphrase
 	var out, errs bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errs
 	err := c.Run()

@@ -110,29 +110,38 @@ func askTerminal(ctx context.Context, prompt string) ([]byte, error) {
 		in, out = tty, tty
 	}
 	fd := int(in.Fd())
-	before, err := term.GetState(fd)
+	before, err := term.MakeRaw(fd) // before the question: nothing that is typed is shown
 	if err != nil {
 		return nil, errors.New("a passphrase is needed and there is no terminal to ask: name its file with --passphrase-file or POQ_PASSPHRASE_FILE")
 	}
 	type reply struct {
-		secret []byte
+		secret string
 		err    error
 	}
 	replies := make(chan reply, 1)
 	fmt.Fprint(out, prompt)
 	go func() {
-		secret, err := term.ReadPassword(fd)
+		secret, err := term.NewTerminal(struct {
+			io.Reader
+			io.Writer
+		}{in, out}, "").ReadPassword("")
 		replies <- reply{secret, err}
 	}()
+	var r reply
 	select {
-	case r := <-replies:
-		fmt.Fprintln(out)
-		if r.err != nil {
-			return nil, fmt.Errorf("reading the passphrase: %w", r.err)
-		}
-		return r.secret, nil
+	case r = <-replies:
 	case <-ctx.Done(): // the process ends, and must not leave the terminal mute
-		fmt.Fprintln(out)
-		return nil, errors.Join(errors.New("interrupted"), term.Restore(fd, before))
+		r.err = ctx.Err()
 	}
+	if err := term.Restore(fd, before); err != nil {
+		return nil, fmt.Errorf("terminal: %w", err)
+	}
+	switch {
+	case errors.Is(r.err, io.EOF) || errors.Is(r.err, context.Canceled): // Ctrl-C, Ctrl-D or a signal
+		fmt.Fprintln(out)
+		return nil, errors.New("interrupted")
+	case r.err != nil:
+		return nil, fmt.Errorf("reading the passphrase: %w", r.err)
+	}
+	return []byte(r.secret), nil
 }
