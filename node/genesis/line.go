@@ -16,7 +16,7 @@ import (
 
 // Errors of ParseLine.
 var (
-	ErrNoLine  = errors.New("this is no validator's line: one begins with " + linePrefix)
+	ErrNoLine  = fmt.Errorf("this is no validator's line: one begins with %q", linePrefix)
 	ErrNewer   = errors.New("the validator's line was made by a newer version of poq: update this one")
 	ErrDamaged = errors.New("the validator's line is damaged: copy it whole")
 )
