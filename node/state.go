@@ -33,9 +33,11 @@ type State struct {
 	Links     []p2p.LinkStats  `json:"links"`
 	Peers     []PeerState      `json:"peers"`
 	Committee []Member         `json:"committee"`
+	Attempts  []Attempt        `json:"attempts"` // to join the network, by address, the latest first
 	Ledger    LedgerState      `json:"ledger"`
 	Validator *ValidatorState  `json:"validator,omitempty"`
 	Worker    *WorkerState     `json:"worker,omitempty"`
+	Double    string           `json:"double,omitempty"`   // where another process with this identity was seen
 	Compared  []Comparison     `json:"compared,omitempty"` // see Node.Compare
 }
 
@@ -43,6 +45,17 @@ type State struct {
 type PeerState struct {
 	p2p.PeerInfo
 	Name string `json:"name,omitempty"` // that of a validator in the genesis
+}
+
+// Attempt is the latest try to reach a peer at an address.
+type Attempt struct {
+	PeerID  string    `json:"peer_id"`
+	Addr    string    `json:"addr"`
+	Source  string    `json:"source"` // how the address came here
+	Outcome string    `json:"outcome"`
+	Detail  string    `json:"detail"` // a sentence
+	Time    time.Time `json:"time"`
+	Next    time.Time `json:"next,omitzero"` // when it is tried again; zero if that is not planned
 }
 
 // Member is a validator of the genesis as this node sees it.
@@ -93,6 +106,9 @@ type WorkerState struct {
 	AnswerMS float64 `json:"answer_ms"` // mean
 }
 
+// doubleFor is how long it is said that another process has the same identity, after a peer told of it last.
+const doubleFor = 10 * time.Minute
+
 // caughtUpFor is how long a node counts as caught up: with every syncEvery it is seen anew.
 const caughtUpFor = 10 * syncEvery
 
@@ -114,7 +130,13 @@ func (n *Node) State() State {
 	for _, p := range n.host.PeerInfos() {
 		s.Peers = append(s.Peers, PeerState{p, names[p.ID.String()]})
 	}
-	s.Committee = n.members(s.Peers)
+	s.Committee, s.Attempts = n.members(s.Peers), []Attempt{}
+	for _, a := range n.host.Attempts() {
+		s.Attempts = append(s.Attempts, Attempt{a.Peer.String(), a.Addr.String(), string(a.Source), string(a.Outcome), a.Detail, a.Time, a.Next})
+	}
+	if d, ok := n.host.Double(); ok && now.Sub(d.Time) < doubleFor {
+		s.Double = d.Addr
+	}
 	s.Ledger = n.ledgerState()
 	if n.self >= 0 {
 		s.Validator = n.validatorState()
@@ -197,7 +219,7 @@ func (n *Node) judgeState(s State, now time.Time) (ready bool, problems []string
 	switch {
 	case here == 0:
 		ready = false
-		say("no other peer is connected")
+		say("no other peer is connected%s", whyNot(s.Attempts))
 	case now.Sub(s.Ledger.CaughtUp) > caughtUpFor:
 		ready = false
 		say("the ledger has not been compared with that of a peer yet")
@@ -217,10 +239,32 @@ func (n *Node) judgeState(s State, now time.Time) (ready bool, problems []string
 	if lost := s.Gossip.Lost(); lost > 0 {
 		say("%d gossip messages were lost for want of room: the machine, or a peer's, is too slow", lost)
 	}
+	if s.Double != "" {
+		say("another process runs with this peer's identity at %s: stop one of the two, or give it keys of its own", s.Double)
+	}
 	if free := s.Ledger.DiskFree; free > 0 && free < lowDisk {
 		say("only %d MiB are free for the ledger: below 64 the peer stops", free>>20)
 	}
 	return ready, problems
+}
+
+// whyNot tells what came of the latest attempts to reach somebody.
+func whyNot(attempts []Attempt) string {
+	const most = 3
+	text := ""
+	for i, a := range attempts {
+		if i == most {
+			return text + fmt.Sprintf("; and %d more addresses, see poq status", len(attempts)-most)
+		}
+		text += fmt.Sprintf("; %s: %s", a.Addr, a.Outcome)
+		if a.Detail != "" {
+			text += ", " + a.Detail
+		}
+	}
+	if text == "" {
+		return ": no address was tried yet"
+	}
+	return text
 }
 
 // lowDisk is the space below which State complains.

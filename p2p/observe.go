@@ -52,6 +52,7 @@ type PeerInfo struct {
 	Inbound   bool      `json:"inbound,omitempty"` // it dialled us
 	LatencyUS int64     `json:"latency_us"`        // round trip, smoothed over the pings so far; 0 before the first one
 	Agent     string    `json:"agent,omitempty"`   // what it calls its program, at most 64 printable characters
+	Labels    []string  `json:"labels"`            // what it says that it does, in its hello
 	Streams   int       `json:"streams"`
 	Topics    []string  `json:"topics"` // in whose mesh it is, in the order of Config.Topics
 	Score     Score     `json:"score"`
@@ -289,7 +290,10 @@ func (h *Host) PeerInfos() []PeerInfo {
 func (h *Host) info(p peer.ID, f *flow) PeerInfo {
 	i := PeerInfo{
 		ID: p, Heard: time.Unix(0, f.heard.Load()), Bandwidth: f.bandwidth(),
-		LatencyUS: h.host.Peerstore().LatencyEWMA(p).Microseconds(),
+		LatencyUS: h.host.Peerstore().LatencyEWMA(p).Microseconds(), Labels: []string{},
+	}
+	if hello, ok := h.Hello(p); ok {
+		i.Labels = append(i.Labels, hello.Labels...)
 	}
 	if agent, err := h.host.Peerstore().Get(p, "AgentVersion"); err == nil {
 		if s, ok := agent.(string); ok {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
+	"github.com/poqmesh/poq/p2p"
 )
 
 func newStatus(g *globals) *cobra.Command {
@@ -132,7 +133,38 @@ func printStatus(w io.Writer, s control.NodeState, now time.Time) {
 		fmt.Fprintln(w)
 		printTasks(w, s.Recent)
 	}
+	printAttempts(w, s.Attempts, now)
 	printProblems(w, "", s.Problems)
+}
+
+// printAttempts shows which addresses were tried in vain.
+func printAttempts(w io.Writer, attempts []node.Attempt, now time.Time) {
+	failed := slices.DeleteFunc(slices.Clone(attempts), func(a node.Attempt) bool { return a.Outcome == string(p2p.Reached) })
+	if len(failed) == 0 {
+		return
+	}
+	const most = 8
+	fmt.Fprintln(w)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NOT REACHED\tPEER\tFROM\tTRIED\tAGAIN\tWHY")
+	for _, a := range failed[:min(len(failed), most)] {
+		again := "-"
+		if left := a.Next.Sub(now); left > 0 {
+			again = "in " + formatSpan(left)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", a.Addr, shortID(a.PeerID), a.Source, ago(a.Time, now), again, why(a))
+	}
+	t.Flush()
+	if len(failed) > most {
+		fmt.Fprintf(w, "and %d more addresses\n", len(failed)-most)
+	}
+}
+
+func why(a node.Attempt) string {
+	if a.Detail == "" {
+		return a.Outcome
+	}
+	return a.Outcome + ": " + a.Detail
 }
 
 func committeeText(s control.NodeState, now time.Time) string {
@@ -292,7 +324,7 @@ if it is not connected, or was not heard for 15 seconds.`,
 
 func printPeerList(w io.Writer, s control.NodeState, scores bool, now time.Time) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprint(t, "PEER\tID\tSTATE\tHEARD\tLATENCY\tMESH\tIN\tOUT\tVERSION")
+	fmt.Fprint(t, "PEER\tID\tROLE\tSTATE\tHEARD\tLATENCY\tMESH\tIN\tOUT\tVERSION")
 	if scores {
 		fmt.Fprint(t, "\tSCORE\tFAULTS\tBANNED")
 	}
@@ -311,7 +343,11 @@ func printPeerList(w io.Writer, s control.NodeState, scores bool, now time.Time)
 		if addr == "" {
 			addr = "-"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s", name, shortID(p.ID.String()), peerState(p), ago(p.Heard, now), formatLatency(p.LatencyUS),
+		role := strings.Join(p.Labels, ",")
+		if role == "" {
+			role = "-"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s", name, shortID(p.ID.String()), role, peerState(p), ago(p.Heard, now), formatLatency(p.LatencyUS),
 			len(p.Topics), len(s.Topics), formatBytes(p.In), formatBytes(p.Out), strings.TrimPrefix(p.Agent, "poq/"))
 		if scores {
 			banned := "-"
