@@ -174,10 +174,15 @@ const (
 	labelWorker    = "worker"
 )
 
+// Hello is what a peer without roles says of itself in the network of a genesis.
+func Hello(g *ledger.Genesis) p2p.Hello {
+	chain := g.Chain()
+	return p2p.Hello{Genesis: chain[:], Protocol: protocolVersion, Oldest: protocolVersion}
+}
+
 // hello is what the node says of itself to every peer that it meets.
 func (n *Node) hello() p2p.Hello {
-	chain := n.genesis.Chain()
-	h := p2p.Hello{Genesis: chain[:], Protocol: protocolVersion, Oldest: protocolVersion}
+	h := Hello(n.genesis)
 	if n.self >= 0 {
 		h.Labels = append(h.Labels, labelValidator)
 	}

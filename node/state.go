@@ -26,7 +26,7 @@ type State struct {
 	Started   time.Time        `json:"started"`
 	Addrs     []string         `json:"addrs"`
 	Ready     bool             `json:"ready"`
-	Problems  []string         `json:"problems"` // in plain words; empty if all is well
+	Problems  []Problem        `json:"problems"` // none if all is well
 	Bandwidth p2p.Bandwidth    `json:"bandwidth"`
 	Gossip    p2p.Stats        `json:"gossip"`
 	Topics    []p2p.TopicStats `json:"topics"`
@@ -39,6 +39,12 @@ type State struct {
 	Worker    *WorkerState     `json:"worker,omitempty"`
 	Double    string           `json:"double,omitempty"`   // where another process with this identity was seen
 	Compared  []Comparison     `json:"compared,omitempty"` // see Node.Compare
+}
+
+// Problem is something that is not as it should be, in plain words.
+type Problem struct {
+	What string `json:"what"`
+	Mend string `json:"mend,omitempty"` // what to do about it
 }
 
 // PeerState is another peer.
@@ -198,17 +204,19 @@ func (n *Node) validatorState() *ValidatorState {
 }
 
 // judgeState says whether the node is ready, and what is not as it should be.
-func (n *Node) judgeState(s State, now time.Time) (ready bool, problems []string) {
-	problems = []string{}
-	say := func(format string, a ...any) { problems = append(problems, fmt.Sprintf(format, a...)) }
+func (n *Node) judgeState(s State, now time.Time) (ready bool, problems []Problem) {
+	problems = []Problem{}
+	say := func(mend, format string, a ...any) {
+		problems = append(problems, Problem{fmt.Sprintf(format, a...), mend})
+	}
 	ready = true
 	if err := n.Err(); err != nil {
 		ready = false
-		say("this peer has stopped: %v", err)
+		say("start it again when the cause is mended", "this peer has stopped: %v", err)
 	}
 	if s.Validator != nil && s.Validator.Refusal != "" {
 		ready = false
-		say("this validator signs nothing: %s", s.Validator.Refusal)
+		say("see docs/operations.md, When something fails", "this validator signs nothing: %s", s.Validator.Refusal)
 	}
 	here := 0
 	for _, p := range s.Peers {
@@ -219,10 +227,10 @@ func (n *Node) judgeState(s State, now time.Time) (ready bool, problems []string
 	switch {
 	case here == 0:
 		ready = false
-		say("no other peer is connected%s", whyNot(s.Attempts))
+		say("let UDP and TCP through the firewall, start the others, or join with a new token; poq doctor tells more", "no other peer is connected%s", whyNot(s.Attempts))
 	case now.Sub(s.Ledger.CaughtUp) > caughtUpFor:
 		ready = false
-		say("the ledger has not been compared with that of a peer yet")
+		say("wait half a minute; if it stays, poq status shows who does not answer", "the ledger has not been compared with that of a peer yet")
 	}
 	away := 0
 	for _, m := range s.Committee {
@@ -231,19 +239,22 @@ func (n *Node) judgeState(s State, now time.Time) (ready bool, problems []string
 		}
 	}
 	if faulty := len(s.Committee) - n.genesis.Quorum(); s.Validator != nil && away > faulty {
-		say("%d of %d validators are away: nothing is settled until at most %d are", away, len(s.Committee), faulty)
+		say("start the validators that are away", "%d of %d validators are away: nothing is settled until at most %d are", away, len(s.Committee), faulty)
 	}
 	if s.Validator != nil && !s.Validator.Signing && s.Validator.Refusal == "" && here > 0 {
-		say("this validator does not sign yet: a quorum must first confirm what it signed before")
+		say("start the other validators", "this validator does not sign yet: a quorum must first confirm what it signed before")
 	}
 	if lost := s.Gossip.Lost(); lost > 0 {
-		say("%d gossip messages were lost for want of room: the machine, or a peer's, is too slow", lost)
+		say("give the machine more processor time, or run fewer peers on it", "%d gossip messages were lost for want of room: the machine, or a peer's, is too slow", lost)
+	}
+	if w := s.Worker; w != nil && w.Failed > max(2, w.Answered+w.Declined) {
+		say("look into its log, and whether its model server runs", "the answer engine failed at %d of %d tasks", w.Failed, w.Failed+w.Answered+w.Declined)
 	}
 	if s.Double != "" {
-		say("another process runs with this peer's identity at %s: stop one of the two, or give it keys of its own", s.Double)
+		say("stop one of the two, or give it a directory of its own with poq init", "another process runs with this peer's identity at %s", s.Double)
 	}
 	if free := s.Ledger.DiskFree; free > 0 && free < lowDisk {
-		say("only %d MiB are free for the ledger: below 64 the peer stops", free>>20)
+		say("make room on the disk", "only %d MiB are free for the ledger: below 64 the peer stops", free>>20)
 	}
 	return ready, problems
 }

@@ -106,7 +106,7 @@ func TestNodeIsReadyOnceItMetAPeerAndComparedLedgers(t *testing.T) {
 	a, b := s.validators[0], s.validators[1]
 	s.launch(a)
 	st := a.node.State()
-	if st.Ready || !strings.Contains(strings.Join(st.Problems, "\n"), "no other peer is connected") {
+	if st.Ready || !strings.Contains(said(st.Problems), "no other peer is connected") {
 		t.Errorf("a lonely node: ready %v, problems %q", st.Ready, st.Problems)
 	}
 	s.launch(b)
@@ -117,7 +117,7 @@ func TestNodeIsReadyOnceItMetAPeerAndComparedLedgers(t *testing.T) {
 			t.Fatalf("not ready: %q", a.node.State().Problems)
 		}
 	}
-	if st := a.node.State(); !strings.Contains(strings.Join(st.Problems, "\n"), "2 of 4 validators are away") {
+	if st := a.node.State(); !strings.Contains(said(st.Problems), "2 of 4 validators are away") {
 		t.Errorf("half a committee: problems %q", st.Problems)
 	}
 }
@@ -143,13 +143,26 @@ func TestReadinessFollowsWhatANodeSees(t *testing.T) {
 		"one validator away":       {func(s *State) { s.Committee[1].Gone = true }, true, ""},
 		"two validators away":      {func(s *State) { s.Committee[1].Gone, s.Committee[2].Gone = true, true }, true, "2 of 4 validators are away"},
 		"lost gossip":              {func(s *State) { s.Gossip = p2p.Stats{Unsent: 3} }, true, "3 gossip messages were lost"},
+		"an engine that fails":     {func(s *State) { s.Worker = &WorkerState{Failed: 7, Declined: 2} }, true, "failed at 7 of 9"},
+		"an engine that declines":  {func(s *State) { s.Worker = &WorkerState{Failed: 2, Declined: 9} }, true, ""},
+		"a double":                 {func(s *State) { s.Double = "/ip4/1.2.3.4/tcp/5" }, true, "/ip4/1.2.3.4/tcp/5"},
 		"little space":             {func(s *State) { s.Ledger.DiskFree = 100 << 20 }, true, "100 MiB"},
 	} {
 		st := well()
 		c.change(&st)
 		ready, problems := n.judgeState(st, now)
-		if text := strings.Join(problems, "\n"); ready != c.ready || !strings.Contains(text, c.say) || c.say == "" && text != "" {
+		if text := said(problems); ready != c.ready || !strings.Contains(text, c.say) || c.say == "" && text != "" {
 			t.Errorf("%s: ready %v, problems %q", name, ready, problems)
 		}
 	}
+}
+
+func said(problems []Problem) (text string) {
+	for _, p := range problems {
+		text += p.What + "\n"
+		if p.Mend == "" {
+			text += "(nobody knows what to do)\n"
+		}
+	}
+	return text
 }

@@ -52,7 +52,7 @@ func TestPingStatisticsAreThoseOfAllAnswers(t *testing.T) {
 func TestStatusNamesWhatIsWrong(t *testing.T) {
 	now := time.Now()
 	s := control.NodeState{Name: "validator-1", Role: "validator", State: node.State{
-		Started: now.Add(-time.Hour), Problems: []string{"it rains"}, Ledger: node.LedgerState{Tasks: 10},
+		Started: now.Add(-time.Hour), Problems: []node.Problem{{What: "it rains", Mend: "go in"}}, Ledger: node.LedgerState{Tasks: 10},
 		Validator: &node.ValidatorState{Refusal: "restored"},
 		Peers:     []node.PeerState{{PeerInfo: p2p.PeerInfo{Connected: true}}, {PeerInfo: p2p.PeerInfo{Connected: true, Gone: true}}},
 		Committee: []node.Member{{Self: true}, {Name: "validator-2", Link: true}, {Name: "validator-3", Gone: true, Heard: now.Add(-70 * time.Second)}, {Name: "validator-4", Gone: true}},
@@ -62,7 +62,7 @@ func TestStatusNamesWhatIsWrong(t *testing.T) {
 	var out bytes.Buffer
 	printStatus(&out, s, now)
 	for _, want := range []string{
-		"NOT READY", "up 1 h 0 m", "SIGNS NOTHING", "! it rains", "1 peer connected, 1 silent for more than 15 s",
+		"NOT READY", "up 1 h 0 m", "SIGNS NOTHING", "! it rains\n  -> go in\n", "1 peer connected, 1 silent for more than 15 s",
 		"2 of 4, links to 1 of 3 (validator-3 was last heard 1 m 10 s ago, validator-4 was not met)",
 		"equal to those of 1 of 5 peers, behind 1 by up to 2 tasks, ahead of 1, differs from 1 with as many tasks, no answer from 1",
 		"smol: 3 answered in 2.5 s (mean), 2 declined, 1 failed, 4 in work",

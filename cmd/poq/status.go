@@ -235,7 +235,7 @@ func comparedText(s control.NodeState) string {
 	return strings.Join(parts, ", ")
 }
 
-func printProblems(w io.Writer, who string, problems []string) {
+func printProblems(w io.Writer, who string, problems []node.Problem) {
 	if len(problems) > 0 && who == "" {
 		fmt.Fprintln(w)
 	}
@@ -243,7 +243,10 @@ func printProblems(w io.Writer, who string, problems []string) {
 		who += ": "
 	}
 	for _, p := range problems {
-		fmt.Fprintf(w, "! %s%s\n", who, p)
+		fmt.Fprintf(w, "! %s%s\n", who, p.What)
+		if p.Mend != "" {
+			fmt.Fprintf(w, "  -> %s\n", p.Mend)
+		}
 	}
 }
 
@@ -283,7 +286,7 @@ func printStatusTable(w io.Writer, s control.Status, list []view, now time.Time)
 	for _, v := range list {
 		problems := v.Problems
 		if v.err != nil {
-			problems = []string{v.err.Error()}
+			problems = []node.Problem{{What: v.err.Error()}}
 		}
 		if len(problems) > 0 && !begun {
 			fmt.Fprintln(w)
@@ -323,6 +326,10 @@ if it is not connected, or was not heard for 15 seconds.`,
 }
 
 func printPeerList(w io.Writer, s control.NodeState, scores bool, now time.Time) {
+	if len(s.Peers) == 0 {
+		fmt.Fprintf(w, "%s is connected to nobody; poq status tells why\n", s.Name)
+		return
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "PEER\tID\tROLE\tSTATE\tHEARD\tLATENCY\tMESH\tIN\tOUT\tVERSION")
 	if scores {
@@ -359,7 +366,7 @@ func printPeerList(w io.Writer, s control.NodeState, scores bool, now time.Time)
 		fmt.Fprintf(t, "\t%s\n", addr)
 	}
 	t.Flush()
-	fmt.Fprintf(w, "\n%s of %s are connected (seen by %s)\n", plural(here, "peer", "peers"), fmt.Sprint(len(s.Peers)), s.Name)
+	fmt.Fprintf(w, "\n%d of %s connected (seen by %s)\n", here, plural(len(s.Peers), "peer", "peers"), s.Name)
 }
 
 func peerState(p node.PeerState) string {

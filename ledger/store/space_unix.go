@@ -4,8 +4,8 @@ package store
 
 import "golang.org/x/sys/unix"
 
-// freeSpace returns the bytes that this process may still write below a directory.
-func freeSpace(dir string) (uint64, error) {
+// FreeSpace returns the bytes that this process may still write below a directory.
+func FreeSpace(dir string) (uint64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
 		return 0, err

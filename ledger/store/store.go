@@ -556,7 +556,7 @@ func brief(err error) error {
 }
 
 func checkSpace(dir string) error {
-	free, err := freeSpace(dir)
+	free, err := FreeSpace(dir)
 	if err != nil {
 		return fmt.Errorf("looking for free space: %w", err)
 	}
@@ -671,7 +671,7 @@ func (s *Store) Totals() Totals {
 	t.Open, t.Escrow = s.state.Escrowed()
 	s.mu.RUnlock()
 	t.Tables, t.ValueLog = s.db.Size()
-	t.Free, _ = freeSpace(s.dir) // 0 says it
+	t.Free, _ = FreeSpace(s.dir) // 0 says it
 	return t
 }
 

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -71,8 +70,8 @@ func ServeMonitor(addr string, p Peer) (*Monitor, error) {
 		if s.Ready {
 			fmt.Fprintln(w, "ready")
 		}
-		if len(s.Problems) > 0 {
-			fmt.Fprintln(w, strings.Join(s.Problems, "\n"))
+		for _, p := range s.Problems {
+			fmt.Fprintln(w, p.What)
 		}
 	})
 	m := &Monitor{l.Addr().String(), &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}, make(chan error, 1)}
