@@ -6,6 +6,7 @@ import (
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -72,8 +73,8 @@ func (m *mender) run() {
 
 // look parts from a peer if gossipsub has forgotten it.
 func (m *mender) look(p peer.ID) {
-	if !m.h.Connected(p) {
-		return
+	if m.h.host.Network().Connectedness(p) != network.Connected {
+		return // nor does gossipsub run over relayed connections
 	}
 	forgotten := m.h.forgotten(p)
 	m.mu.Lock()
