@@ -5,8 +5,8 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// announced returns what a host with these own addresses tells others: first what it was told to announce, then its own ones. An address that
-// leads nowhere from another machine (loopback, link-local, unspecified) is left out as soon as there is another one.
+// announced returns what a host with these own addresses tells others: what it was told to announce, and its own
+// ones. An address that leads nowhere from another machine is left out as soon as there is another one.
 func announced(announce, own []multiaddr.Multiaddr) []multiaddr.Multiaddr {
 	all := multiaddr.Unique(append(append([]multiaddr.Multiaddr(nil), announce...), own...))
 	routable := multiaddr.FilterAddrs(all, Routable)

@@ -27,6 +27,10 @@ type Discovery struct {
 	// File remembers up to 100 peers for a month, mode 0600, so that a host finds back without bootstraps. Empty means
 	// that nothing is remembered.
 	File string
+	// MDNS finds peers in the local network, and is found there.
+	MDNS bool
+	// DHT finds peers in a table that all peers of the network share; empty means DHTOff.
+	DHT DHTMode
 	// Target is the number of connections to look for; zero means 16.
 	Target int
 }
@@ -39,6 +43,8 @@ const (
 	FromBootstrap Source = "bootstrap" // Discovery.Bootstraps
 	FromMemory    Source = "remembered"
 	FromExchange  Source = "exchange" // told by a bootstrap
+	FromMDNS      Source = "mdns"
+	FromDHT       Source = "dht"
 	FromPeer      Source = "peer"     // told by the peer itself when it was connected
 )
 
@@ -49,6 +55,8 @@ type finder struct {
 	bootstrap map[peer.ID]bool
 	wanted    map[peer.ID]bool
 	memory    *memory
+	near      *neighbours // nil without mDNS
+	table     *table      // nil without DHT
 
 	wake chan struct{} // something changed that may call for a dial
 
@@ -108,26 +116,36 @@ func (h *Host) Discover(d Discovery) error {
 	for _, p := range f.memory.peers(time.Now()) {
 		f.add(p, FromMemory)
 	}
+	if !h.begin() {
+		return ErrClosed
+	}
+	defer h.running.Done()
+	if !h.finder.CompareAndSwap(nil, f) {
+		return errors.New("p2p: discovery runs already")
+	}
 	sub, err := h.host.EventBus().Subscribe([]any{
 		new(event.EvtPeerConnectednessChanged), new(event.EvtPeerIdentificationCompleted), new(event.EvtLocalAddressesUpdated),
 	})
 	if err != nil {
 		return fmt.Errorf("p2p: watch peers for discovery: %w", err)
 	}
-	if !h.begin() {
-		_ = sub.Close()
-		return ErrClosed
+	if d.MDNS {
+		f.near = newNeighbours(f)
 	}
-	defer h.running.Done()
-	if !h.finder.CompareAndSwap(nil, f) {
-		_ = sub.Close()
-		return errors.New("p2p: discovery runs already")
+	if d.DHT != "" && d.DHT != DHTOff {
+		if f.table, err = newTable(f, d.DHT); err != nil {
+			_ = sub.Close()
+			return err
+		}
 	}
 	h.running.Go(func() {
 		defer func() { _ = sub.Close() }()
 		f.watch(sub.Out())
 	})
 	h.running.Go(f.run)
+	if f.near != nil {
+		f.near.update()
+	}
 	return nil
 }
 
@@ -138,18 +156,19 @@ func withSource(list []Attempt, s Source) []Attempt {
 	return list
 }
 
-// add makes a peer a candidate, or adds addresses to one.
-func (f *finder) add(p peer.AddrInfo, source Source) {
+// add makes a peer a candidate, or adds addresses to one. It returns the number of new candidates.
+func (f *finder) add(p peer.AddrInfo, source Source) (added int) {
 	if p.ID == f.h.ID() || len(p.Addrs) == 0 {
-		return
+		return 0
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := f.candidates[p.ID]
 	if c == nil {
 		if len(f.candidates) >= maxCandidates && !f.evict() {
-			return
+			return 0
 		}
+		added = 1
 		c = &candidate{retry: newBackoff(findMin, findMax), asks: newBackoff(askMin, askMax)}
 		// Two peers that find each other would dial at the same moment and end up with two connections: the
 		// one with the higher id lets the other begin.
@@ -173,6 +192,17 @@ func (f *finder) add(p peer.AddrInfo, source Source) {
 		}
 	}
 	f.poke()
+	return added
+}
+
+// away are the wanted peers that are not among those connected. The caller holds the lock.
+func (f *finder) away(connected []peer.ID) (list []peer.ID) {
+	for p := range f.wanted {
+		if !slices.Contains(connected, p) {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // evict makes room for a candidate at the expense of the one that failed most often.
@@ -222,6 +252,9 @@ func (f *finder) watch(events <-chan any) {
 				f.add(peer.AddrInfo{ID: e.Peer, Addrs: dialable(f.h.host.Peerstore().Addrs(e.Peer))}, FromPeer)
 			case event.EvtLocalAddressesUpdated: // another network, perhaps: what failed may work now
 				f.retryAll()
+				if f.near != nil {
+					f.near.update()
+				}
 			}
 			f.poke()
 		}
@@ -278,14 +311,27 @@ func (f *finder) run() {
 			f.retryAll()
 		}
 		next := earliest(f.dialDue(peers), f.askDue(peers), f.memory.saveDue(time.Now()))
+		if f.table != nil {
+			next = earliest(next, f.table.walkDue(peers))
+		}
 		wait := forever
 		if !next.IsZero() {
 			wait = max(time.Until(next), 0)
 		}
 		if !waitFor(f.h.ctx, f.wake, wait) {
-			f.memory.save(time.Now())
+			f.close()
 			return
 		}
+	}
+}
+
+func (f *finder) close() {
+	f.memory.save(time.Now())
+	if f.near != nil {
+		f.near.close()
+	}
+	if f.table != nil {
+		f.table.close()
 	}
 }
 

@@ -151,16 +151,7 @@ func (f *finder) askDue(peers []peer.ID) (next time.Time) {
 	now := time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	connected := make(map[peer.ID]bool)
-	for _, p := range peers {
-		connected[p] = true
-	}
-	var wanted []peer.ID
-	for p := range f.wanted {
-		if !connected[p] {
-			wanted = append(wanted, p)
-		}
-	}
+	wanted := f.away(peers)
 	if len(peers) >= f.target && len(wanted) == 0 {
 		return next
 	}
@@ -191,7 +182,7 @@ func (f *finder) ask(p peer.ID, wanted []peer.ID) {
 		f.h.log.Debug("bootstrap named no peers", "bootstrap", p.String(), "err", err)
 		return
 	}
-	near := f.near(p)
+	near := f.sameMachine(p)
 	for _, info := range peers {
 		if !near { // loopback addresses are of use on the same machine alone
 			info.Addrs = multiaddr.FilterAddrs(info.Addrs, Routable)
@@ -200,8 +191,8 @@ func (f *finder) ask(p peer.ID, wanted []peer.ID) {
 	}
 }
 
-// near says whether a connected peer is on this machine.
-func (f *finder) near(p peer.ID) bool {
+// sameMachine says whether a connected peer is on this machine.
+func (f *finder) sameMachine(p peer.ID) bool {
 	for _, c := range f.h.host.Network().ConnsToPeer(p) {
 		if ip := ipOf(c.RemoteMultiaddr()); ip.IsLoopback() {
 			return true

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"syscall"
 
+	golog "github.com/ipfs/go-log/v2"
 	"github.com/libp2p/go-libp2p/gologshim"
 
 	"github.com/poqmesh/poq/ledger/store"
@@ -35,6 +36,7 @@ func main() {
 	ignoreFileSize()
 	// The libp2p library has one log for the process; what it says there is of no use to a user.
 	gologshim.SetDefaultHandler(slog.DiscardHandler)
+	golog.SetupLogging(golog.Config{Level: golog.LevelFatal}) // and that of its DHT
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() { // the second signal ends the process at once
 		<-ctx.Done()

@@ -29,8 +29,8 @@ type upFlags struct {
 	port                     uint16
 	bind, bootstrap, relays  []string
 	announce, allow, deny    []string
-	logLevel, logFormat      string
-	verbose                  bool
+	logLevel, logFormat, dht string
+	verbose, mdns            bool
 	portMap, relayService    bool
 	passphrase               passphraseFlag
 	metrics                  string
@@ -77,6 +77,8 @@ Every flag may be set in the environment or in config.toml too: see poq config -
 	c.Flags().StringArrayVar(&f.allow, "allow", nil, "admit only these: an IP, a range (192.0.2.0/24), private, public or a peer id; may be repeated")
 	c.Flags().StringArrayVar(&f.deny, "deny", nil, "never admit these, whatever --allow says; may be repeated")
 	c.Flags().StringArrayVar(&f.bootstrap, "bootstrap", nil, "multiaddr of a peer to begin with, ending in /p2p/ID; may be repeated")
+	c.Flags().BoolVar(&f.mdns, "mdns", true, "find peers in the local network by multicast DNS, and be found there")
+	c.Flags().StringVar(&f.dht, "dht", string(p2p.DHTAuto), "find peers in a table that all share: auto, server (answer others), client (only ask) or off")
 	c.Flags().BoolVar(&f.portMap, "port-map", true, "ask the router to open the port, by UPnP or NAT-PMP")
 	c.Flags().StringArrayVar(&f.relays, "relay", nil, "multiaddr of a relay to be reached through when nobody can dial this peer, ending in /p2p/ID; may be repeated")
 	c.Flags().BoolVar(&f.relayService, "relay-service", true, "let others be reached through this peer while it is publicly reachable")
@@ -121,6 +123,7 @@ type upPlan struct {
 	announce      []multiaddr.Multiaddr
 	access        p2p.Access
 	nat           p2p.NAT
+	discovery     p2p.Discovery
 	invitation    token.Token
 	engine        llm.Engine
 	level         slog.Level
@@ -151,6 +154,10 @@ func (f *upFlags) check() (p upPlan, err error) {
 	}
 	if p.peers, err = parseAddrs("--bootstrap", f.bootstrap); err != nil {
 		return p, err
+	}
+	p.discovery = p2p.Discovery{Bootstraps: p.peers, MDNS: f.mdns}
+	if p.discovery.DHT, err = p2p.ParseDHTMode(f.dht); err != nil {
+		return p, usagef("--dht %s: want auto, server, client or off", f.dht)
 	}
 	p.nat = p2p.NAT{On: true, PortMap: f.portMap, RelayService: f.relayService}
 	if p.nat.Relays, err = parseAddrs("--relay", f.relays); err != nil {
@@ -212,7 +219,7 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	peers := append(plan.peers, invited...)
+	plan.discovery.Bootstraps, plan.discovery.File = append(plan.peers, invited...), filepath.Join(f.dir, "peers.json")
 	if err := checkPorts(ctx, plan.listen, len(f.bind) > 0); err != nil {
 		return err
 	}
@@ -230,7 +237,7 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 		node.WithVersion(versionText()), node.WithRegisterer(registry),
 		node.WithDataDir(f.dir), node.WithGenesis(genesis), node.WithIdentity(id), node.WithListen(plan.listen...),
 		node.WithAnnounce(plan.announce...), node.WithAccess(plan.access),
-		node.WithDiscovery(p2p.Discovery{Bootstraps: peers, File: filepath.Join(f.dir, "peers.json")}),
+		node.WithDiscovery(plan.discovery),
 		node.WithNAT(plan.nat),
 		node.WithLogger(f.logger(io.MultiWriter(c.ErrOrStderr(), recent), plan.level)),
 	}
