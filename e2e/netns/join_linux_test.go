@@ -16,11 +16,16 @@ func TestWorkerBehindNATJoinsByToken(t *testing.T) {
 
 			// Its router still knows the connections of before.
 			worker.stop()
-			worker.restart(worker.args...)
+			worker.restart()
 			if s := validator.ask("How high is it?", 1); !answered(s, worker) {
 				t.Errorf("the worker's answer is missing after a restart: %+v", s.Answers)
 			}
-			n.agree(2)
+			worker.kill()
+			worker.restart()
+			if s := validator.ask("What does it stand on?", 1); !answered(s, worker) {
+				t.Errorf("the worker's answer is missing after a crash: %+v", s.Answers)
+			}
+			n.agree(3)
 		})
 	}
 }

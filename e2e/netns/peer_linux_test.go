@@ -21,8 +21,6 @@ import (
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
-	"github.com/poqmesh/poq/node/keystore"
-	"github.com/poqmesh/poq/quality/crossencoder"
 )
 
 // patience bounds every wait; it only ever matters when something hangs.
@@ -57,33 +55,22 @@ func (w *world) newNetwork(validators, rich []string) *network {
 	}
 	w.t.Cleanup(func() { os.RemoveAll(run) })
 	n := &network{world: w, dir: w.t.TempDir(), env: append(os.Environ(), "XDG_RUNTIME_DIR="+run, "TMPDIR="+run, "HOME="+run)}
-	judge, err := crossencoder.Identity("")
-	if err != nil {
-		w.t.Fatal(err)
+	// As docs/join.md tells it: everybody makes keys, one of them the genesis, which the others get a copy of.
+	maker := n.path("maker")
+	n.command("genesis", "new", "homes", "--dir", maker)
+	for _, name := range validators {
+		n.command("init", "--roles", "validator", "--dir", n.path(name))
+		n.command("genesis", "add-validator", n.command("keys", "show", "validator", "--name", name, "--dir", n.path(name)), "--dir", maker)
 	}
-	g := &ledger.Genesis{Network: "homes", Epoch: 1, Judge: judge, MinFee: 1000, Splits: []ledger.Split{ledger.DefaultSplit()}}
-	for i, name := range append(slices.Clone(validators), rich...) {
-		_, err := keystore.Create(n.path(name), i < len(validators), nil)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		id, err := keystore.Open(n.path(name), nil)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		g.Accounts = append(g.Accounts, ledger.GenesisAccount{ID: id.Account.Public(), Name: name, Balance: 1_000_000_000})
-		if i < len(validators) {
-			v, err := id.Validator(name)
-			if err != nil {
-				w.t.Fatal(err)
-			}
-			g.Validators = append(g.Validators, v)
-		}
+	for _, name := range rich {
+		n.command("init", "--dir", n.path(name))
 	}
-	slices.SortFunc(g.Accounts, func(a, b ledger.GenesisAccount) int { return a.ID.Compare(b.ID) })
-	data, err := json.Marshal(g)
-	for _, a := range g.Accounts {
-		err = errors.Join(err, os.WriteFile(filepath.Join(n.path(a.Name), "genesis.json"), data, 0o600))
+	for _, name := range append(slices.Clone(validators), rich...) {
+		n.command("genesis", "add-account", n.command("keys", "show", "account", "--dir", n.path(name)), "1000", "--name", name, "--dir", maker)
+	}
+	data, err := os.ReadFile(filepath.Join(maker, "genesis.json"))
+	for _, name := range append(slices.Clone(validators), rich...) {
+		err = errors.Join(err, os.WriteFile(filepath.Join(n.path(name), "genesis.json"), data, 0o600))
 	}
 	if err != nil {
 		w.t.Fatal(err)
@@ -145,6 +132,9 @@ func (p *peer) stop() {
 	}
 }
 
+// kill ends a peer without warning, as a power cut does.
+func (p *peer) kill() { p.end(syscall.SIGKILL) }
+
 func (p *peer) end(s syscall.Signal) {
 	p.n.t.Helper()
 	_ = p.cmd.Process.Signal(s)
@@ -156,39 +146,61 @@ func (p *peer) end(s syscall.Signal) {
 	p.n.running = slices.DeleteFunc(p.n.running, func(r *peer) bool { return r == p })
 }
 
-// restart starts a peer that has ended, with other arguments.
-func (p *peer) restart(args ...string) {
+// restart starts a peer that has ended, without the token: what it needs to know is in its directory.
+func (p *peer) restart() {
 	p.n.t.Helper()
-	p.args = args
+	if i := slices.Index(p.args, "--join"); i >= 0 {
+		p.args = slices.Delete(slices.Clone(p.args), i, i+2)
+	}
 	p.start()
 	p.n.running = append(p.n.running, p)
 }
 
-// poq runs a command about a peer.
+// poq runs a command about a peer. It may be called from any goroutine.
 func (p *peer) poq(args ...string) (stdout string, err error) {
-	ctx, cancel := context.WithTimeout(p.n.t.Context(), patience)
+	return p.n.run(append(args, "--dir", p.dir)...)
+}
+
+// run runs a command. It may be called from any goroutine.
+func (n *network) run(args ...string) (stdout string, err error) {
+	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
 	defer cancel()
-	c := exec.CommandContext(ctx, binary, append(args, "--dir", p.dir)...)
-	c.Env = p.n.env
+	c := exec.CommandContext(ctx, binary, args...)
+	c.Env = n.env
 	var out, errs bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errs
 	if err = c.Run(); err != nil {
-		err = fmt.Errorf("poq %q for %s: %w\n%s%s", args, p.name, err, out.String(), errs.String())
+		err = fmt.Errorf("poq %q: %w\n%s%s", args, err, out.String(), errs.String())
 	}
-	return out.String(), err
+	return strings.TrimSpace(out.String()), err
+}
+
+// command runs a command that succeeds.
+func (n *network) command(args ...string) (stdout string) {
+	n.t.Helper()
+	out, err := n.run(args...)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return out
 }
 
 // decode runs a command about a peer and decodes the JSON document that it prints.
 func decode[T any](p *peer, args ...string) (v T) {
 	p.n.t.Helper()
-	out, err := p.poq(append(args, "--json")...)
-	if err == nil {
-		err = json.Unmarshal([]byte(out), &v)
-	}
+	v, err := tryDecode[T](p, args...)
 	if err != nil {
 		p.n.t.Fatal(err)
 	}
 	return v
+}
+
+func tryDecode[T any](p *peer, args ...string) (v T, err error) {
+	out, err := p.poq(append(args, "--json")...)
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &v)
+	}
+	return v, err
 }
 
 // token returns the line with which others join by way of the peer.
@@ -198,20 +210,30 @@ func (p *peer) token() string {
 	if err != nil {
 		p.n.t.Fatal(err)
 	}
-	return strings.TrimSpace(out)
+	return out
 }
 
 const passage = `The lighthouse on Gull Rock was built in 1871 by the engineer Marta Lindqvist. It is 34 metres high and
 stands on granite. Two keepers lived there until the lamp became electric in 1962. Since then nobody has lived on the rock.`
 
-// ask asks a question on a passage for so many answers, which settles.
+// ask asks a question on a passage for so many answers, and wants it to be answered and paid.
 func (p *peer) ask(question string, answers int) *node.Settlement {
 	p.n.t.Helper()
-	s := decode[*node.Settlement](p, "ask", question+"\n\n"+passage, "--max-answers", strconv.Itoa(answers))
-	if s.Outcome != ledger.Paid {
-		p.n.t.Fatalf("%s asked %q: %v, want it paid: %+v", p.name, question, s.Outcome, s)
+	s, err := p.tryAsk(question, answers)
+	if err != nil {
+		p.n.t.Fatal(err)
 	}
 	return s
+}
+
+// tryAsk may be called from any goroutine. Whoever does not answer soon, as those do not who have not joined yet, is
+// not waited for.
+func (p *peer) tryAsk(question string, answers int) (*node.Settlement, error) {
+	s, err := tryDecode[*node.Settlement](p, "ask", question+"\n\n"+passage, "--max-answers", strconv.Itoa(answers), "--answer-timeout", "5s", "--score-timeout", "20s")
+	if err == nil && s.Outcome != ledger.Paid {
+		err = fmt.Errorf("%s asked %q: %v, want it paid: %+v", p.name, question, s.Outcome, s)
+	}
+	return s, err
 }
 
 // answered says whether a worker's answer is among those of a settlement.
@@ -225,7 +247,9 @@ func answered(s *node.Settlement, worker *peer) bool {
 func (n *network) until(what func() string) {
 	n.t.Helper()
 	timeout := time.After(patience)
-	for tick := time.NewTicker(200 * time.Millisecond); ; {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
 		missing := what()
 		if missing == "" {
 			return
@@ -238,13 +262,19 @@ func (n *network) until(what func() string) {
 	}
 }
 
+// digest is what stands for all tasks that a peer has settled.
+func (p *peer) digest() control.PeerDigest {
+	p.n.t.Helper()
+	return decode[struct{ Ledgers []control.PeerDigest }](p, "ledger", "digest").Ledgers[0]
+}
+
 // agree waits until all peers that run hold one ledger with at least so many tasks, and nothing open in it.
 func (n *network) agree(least int) {
 	n.t.Helper()
 	n.until(func() string {
 		var first control.PeerDigest
 		for i, p := range n.running {
-			d := decode[struct{ Ledgers []control.PeerDigest }](p, "ledger", "digest").Ledgers[0]
+			d := p.digest()
 			a := decode[control.Accounts](p, "ledger", "accounts")
 			switch {
 			case d.Tasks < least || a.Open > 0:
