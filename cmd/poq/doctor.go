@@ -390,16 +390,10 @@ func (d *doctor) checkPeer(v view, several bool) {
 	for _, p := range v.Problems {
 		d.add(finding{Check: "peer", Peer: who, Result: wrong, Says: p.What, Mend: p.Mend})
 	}
-	here := 0
-	for _, p := range v.Peers {
-		if !p.Gone {
-			here++
-		}
-	}
 	if v.Ready {
-		d.add(finding{Check: "peer", Peer: who, Result: good, Says: plural(here, "peer", "peers") + " connected; the ledger is " + comparedText(v.NodeState)})
+		d.add(finding{Check: "peer", Peer: who, Result: good, Says: plural(here(v.Peers), "peer", "peers") + " connected; the ledger is " + comparedText(v.NodeState)})
 	}
-	if !several && here == 0 {
+	if !several && here(v.Peers) == 0 {
 		for _, a := range v.Attempts {
 			d.add(finding{Check: "peer", Peer: who, Result: hint, Says: fmt.Sprintf("%s (%s): %s", a.Addr, a.Source, why(a))})
 		}

@@ -72,3 +72,50 @@ func TestStatusNamesWhatIsWrong(t *testing.T) {
 		}
 	}
 }
+
+func TestTopFitsEveryScreen(t *testing.T) {
+	now := time.Now()
+	at := func(tasks int, cpu float64, in uint64) []view {
+		busy := view{name: "worker-1", NodeState: control.NodeState{Name: "worker-1", Process: control.Process{PID: 7, CPUSeconds: cpu, Memory: 5e6}, State: node.State{
+			Started: now.Add(-time.Hour), Ready: true, Ledger: node.LedgerState{Tasks: tasks, Open: 2}, Bandwidth: p2p.Bandwidth{In: in, Out: 2 * in}, Worker: &node.WorkerState{Answered: 4, Busy: 1},
+		}, Recent: []control.Task{{Outcome: ledger.Paid}}}}
+		idle := view{name: "payer", NodeState: control.NodeState{Name: "payer", Process: busy.Process, State: node.State{Started: now, Problems: []node.Problem{{What: "it rains ☂ and rains"}}}}}
+		return []view{busy, idle, {name: "gone", err: errShown}}
+	}
+	var top top
+	top.sample(at(10, 1, 1000), now)
+	top.sample(at(16, 2, 7000), now.Add(2*time.Second))
+	var all strings.Builder
+	lines := top.lines(control.Status{Network: "hamlet"}, now.Add(2*time.Second))
+	for _, l := range lines {
+		all.WriteString(l.text + "\n")
+	}
+	for _, want := range []string{"network hamlet", "up 1 h 0 m", "16 settled, 2 open, 3.0/s", "50% CPU, 5.0 MB", "3.0 KB  6.0 KB  4 answered, 1 in work", "gone      down", "! payer: it rains", "PAID"} {
+		if !strings.Contains(all.String(), want) {
+			t.Errorf("%q is not in\n%s", want, all.String())
+		}
+	}
+	for _, size := range [][2]int{{0, 0}, {1, 1}, {20, 5}, {80, 24}, {300, 100}} {
+		var out bytes.Buffer
+		draw(&out, lines, size[0], size[1], false)
+		text := strings.NewReplacer(topLeft, "", restOfLine, "", restOfAll, "").Replace(out.String())
+		rows := strings.Split(text, "\r\n")
+		if len(rows) > max(1, size[1]) {
+			t.Errorf("%d rows on a screen of %d", len(rows), size[1])
+		}
+		for _, r := range rows {
+			if n := len([]rune(r)); n > size[0] {
+				t.Errorf("%d characters on a screen of %d: %q", n, size[0], r)
+			}
+		}
+	}
+	var plainText, coloured bytes.Buffer
+	draw(&plainText, lines, 80, 24, false)
+	draw(&coloured, lines, 80, 24, true)
+	if strings.Contains(plainText.String(), red) || !strings.Contains(coloured.String(), red+"gone") {
+		t.Errorf("colours: %q", coloured.String())
+	}
+	if c := curve([]float64{0, 1, 2}); c != "▁▄█" || curve([]float64{0, 0}) != "▁▁" || curve(nil) != "" {
+		t.Errorf("curve: %q", c)
+	}
+}

@@ -85,16 +85,13 @@ func printStatus(w io.Writer, s control.NodeState, now time.Time) {
 	for i, a := range s.Addrs {
 		field(w, []string{"Address", ""}[min(i, 1)], "%s", strings.TrimSuffix(a, "/p2p/"+s.PeerID))
 	}
-	here, silent := 0, 0
+	silent := 0
 	for _, p := range s.Peers {
-		switch {
-		case !p.Gone:
-			here++
-		case p.Connected:
+		if p.Gone && p.Connected {
 			silent++
 		}
 	}
-	peers := plural(here, "peer", "peers") + " connected"
+	peers := plural(here(s.Peers), "peer", "peers") + " connected"
 	if silent > 0 {
 		peers += fmt.Sprintf(", %d silent for more than 15 s", silent)
 	}
@@ -259,26 +256,16 @@ func printStatusTable(w io.Writer, s control.Status, list []view, now time.Time)
 			fmt.Fprintf(t, "%s\tdown\n", v.name)
 			continue
 		}
-		ready, here, mesh, equal := "yes", 0, 0, 0
+		ready, equal := "yes", 0
 		if !v.Ready {
 			ready = "NO"
-		}
-		for _, p := range v.Peers {
-			if !p.Gone {
-				here++
-			}
-		}
-		for i, topic := range v.Topics {
-			if i == 0 || len(topic.Mesh) < mesh {
-				mesh = len(topic.Mesh)
-			}
 		}
 		for _, c := range v.Compared {
 			if c.Equal {
 				equal++
 			}
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d/%d\t%d\t%s\t%s\t%s\n", v.name, ready, formatSpan(now.Sub(v.Started)), here, mesh,
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d/%d\t%d\t%s\t%s\t%s\n", v.name, ready, formatSpan(now.Sub(v.Started)), here(v.Peers), leastMesh(v.Topics),
 			v.Ledger.Tasks, v.Ledger.Open, v.Ledger.Digest.Short(), equal, len(v.Compared), v.Gossip.Lost(), formatBytes(v.Bandwidth.In), formatBytes(v.Bandwidth.Out), formatAmount(v.Balance))
 	}
 	t.Flush()
@@ -336,12 +323,8 @@ func printPeerList(w io.Writer, s control.NodeState, scores bool, now time.Time)
 		fmt.Fprint(t, "\tSCORE\tFAULTS\tBANNED")
 	}
 	fmt.Fprintln(t, "\tADDRESS")
-	here := 0
 	slices.SortStableFunc(s.Peers, func(a, b node.PeerState) int { return cmp.Compare(a.Name, b.Name) })
 	for _, p := range s.Peers {
-		if !p.Gone {
-			here++
-		}
 		name := p.Name
 		if name == "" {
 			name = "-"
@@ -366,7 +349,27 @@ func printPeerList(w io.Writer, s control.NodeState, scores bool, now time.Time)
 		fmt.Fprintf(t, "\t%s\n", addr)
 	}
 	t.Flush()
-	fmt.Fprintf(w, "\n%d of %s connected (seen by %s)\n", here, plural(len(s.Peers), "peer", "peers"), s.Name)
+	fmt.Fprintf(w, "\n%d of %s connected (seen by %s)\n", here(s.Peers), plural(len(s.Peers), "peer", "peers"), s.Name)
+}
+
+// here counts the peers that are connected and heard.
+func here(peers []node.PeerState) (n int) {
+	for _, p := range peers {
+		if !p.Gone {
+			n++
+		}
+	}
+	return n
+}
+
+// leastMesh is the size of the smallest mesh.
+func leastMesh(topics []p2p.TopicStats) (n int) {
+	for i, t := range topics {
+		if i == 0 || len(t.Mesh) < n {
+			n = len(t.Mesh)
+		}
+	}
+	return n
 }
 
 func peerState(p node.PeerState) string {
