@@ -486,7 +486,7 @@ func TestKeysThatAreNotThereAreSaidToBe(t *testing.T) {
 	u.poq("keys", "import", "account", filepath.Join(dir, "none"), "--dir", dir).fails(1, filepath.Join(dir, "none"))
 	long := mustWriteFile(t, filepath.Join(t.TempDir(), "long"), strings.Repeat("x", keystore.MaxFile+1), 0o600)
 	text := mustWriteFile(t, filepath.Join(t.TempDir(), "text"), "hello", 0o600)
-	u.poq("keys", "import", "account", long, "--dir", peerDir(t)).fails(1, long, "more than")
+	u.poq("keys", "import", "account", long, "--dir", peerDir(t)).fails(1, long, "too long")
 	u.poq("keys", "import", "account", text, "--dir", peerDir(t)).fails(1, text, "not a private key")
 	mustWriteFile(t, filepath.Join(dir, "account.key"), "hello", 0o600)
 	u.poq("keys", "list", "--dir", dir).fails(1, filepath.Join(dir, "account.key"), "not a private key")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -14,6 +13,7 @@ import (
 	"github.com/poqmesh/poq/ledger/archive"
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/node/genesis"
+	"github.com/poqmesh/poq/node/wholefile"
 )
 
 func ledgerExport(g *globals, f *ledgerFlags) *cobra.Command {
@@ -40,7 +40,7 @@ its name when it is whole. Read it again with poq ledger import.`,
 				}
 				err, summary = export(out), c.ErrOrStderr()
 			} else {
-				err = writeWhole(a[0], export)
+				err = wholefile.Replace(a[0], export)
 			}
 			if err != nil {
 				return err
@@ -52,25 +52,6 @@ its name when it is whole. Read it again with poq ledger import.`,
 			return err
 		},
 	}
-}
-
-// writeWhole writes a file that is there whole or not at all.
-func writeWhole(path string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // importResult is what import prints.

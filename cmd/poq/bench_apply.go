@@ -17,6 +17,7 @@ import (
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/archive"
 	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/node/wholefile"
 )
 
 // applyBench is what bench apply measured.
@@ -118,7 +119,7 @@ func (b *applyBench) run(ctx context.Context, progress io.Writer) (err error) {
 		p, err := b.time(s, way.name, way.apply)
 		if err == nil && want.Tasks == 0 {
 			want = s.Digest()
-			err = writeWhole(file, func(w io.Writer) error {
+			err = wholefile.Replace(file, func(w io.Writer) error {
 				_, err := s.Export(w)
 				return err
 			})

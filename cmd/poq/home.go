@@ -23,6 +23,7 @@ import (
 	"github.com/poqmesh/poq/node/genesis"
 	"github.com/poqmesh/poq/node/keystore"
 	"github.com/poqmesh/poq/node/token"
+	"github.com/poqmesh/poq/node/wholefile"
 )
 
 // Files of a peer's directory, beside keys and ledger.
@@ -131,7 +132,7 @@ func fetchGenesis(ctx context.Context, t token.Token, peers []multiaddr.Multiadd
 func (h *home) remember(t token.Token) ([]multiaddr.Multiaddr, error) {
 	path := filepath.Join(h.dir, tokenFile)
 	if !t.Chain.IsZero() {
-		return t.Addresses, writeFile(path, []byte(t.String()+"\n"))
+		return t.Addresses, wholefile.Replace(path, wholefile.Data([]byte(t.String()+"\n")))
 	}
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -149,22 +150,6 @@ func (h *home) remember(t token.Token) ([]multiaddr.Multiaddr, error) {
 		return nil, fmt.Errorf("%s: %w; remove it, or join again with poq up --join TOKEN", path, err)
 	}
 	return t.Addresses, nil
-}
-
-// writeFile replaces a file that only its owner may read, whole or not at all.
-func writeFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // identity opens the peer's keys. A peer without any gets some; a consensus key only one that is to be a validator.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync"
 	"text/tabwriter"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -16,6 +17,7 @@ import (
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node/keystore"
+	"github.com/poqmesh/poq/node/wholefile"
 )
 
 // keysFlags are those of all poq keys commands.
@@ -41,8 +43,12 @@ command replaces a key.`
 	return c
 }
 
-// entry finds a key of the directory.
-func (f *keysFlags) entry(kind keystore.Kind) (e keystore.Entry, err error) {
+// entry finds a key of the directory by the name of its kind.
+func (f *keysFlags) entry(name string) (e keystore.Entry, err error) {
+	kind, err := keystore.ParseKind(name)
+	if err != nil {
+		return e, usageError{err}
+	}
 	entries, err := keystore.List(f.dir)
 	if err != nil {
 		return e, err
@@ -61,14 +67,6 @@ func publicText(e keystore.Entry) string {
 		return e.PeerID.String()
 	}
 	return e.Public.String()
-}
-
-func parseKind(s string) (keystore.Kind, error) {
-	k, err := keystore.ParseKind(s)
-	if err != nil {
-		return k, usageError{err}
-	}
-	return k, nil
 }
 
 func keysList(g *globals, f *keysFlags) *cobra.Command {
@@ -108,7 +106,7 @@ consensus key. With "validator" it prints the line that poq genesis add-validato
 	c.Flags().StringVar(&name, "name", "", "name in a validator's line")
 	c.RunE = func(c *cobra.Command, a []string) error {
 		if a[0] == roleValidator {
-			if _, err := f.entry(keystore.Consensus); err != nil {
+			if _, err := f.entry(string(keystore.Consensus)); err != nil {
 				return err
 			}
 			card, err := describePeer(f.dir, name)
@@ -123,14 +121,10 @@ consensus key. With "validator" it prints the line that poq genesis add-validato
 			_, err = fmt.Fprintln(c.OutOrStdout(), card.ValidatorLine)
 			return err
 		}
-		kind, err := parseKind(a[0])
-		if err != nil {
-			return err
-		}
 		if name != "" {
 			return usagef("--name goes with: poq keys show validator")
 		}
-		e, err := f.entry(kind)
+		e, err := f.entry(a[0])
 		if err != nil {
 			return err
 		}
@@ -156,32 +150,31 @@ already, move its file away first: nothing else knows its secret.`,
 	}
 	c.Flags().BoolVar(&encrypt, "encrypt", false, "encrypt it with a passphrase, if it is the first key of the directory")
 	c.RunE = func(c *cobra.Command, a []string) error {
-		kind, err := parseKind(a[0])
-		if err != nil {
-			return err
-		}
 		key, err := crypto.GenerateKey(nil)
 		if err != nil {
 			return err
 		}
-		return f.put(c, g, kind, key, encrypt)
+		return f.put(c, g, a[0], key, f.passphrase.forNew(c, f.dir, encrypt))
 	}
 	return c
 }
 
-// put adds a key to the directory and prints its public part.
-func (f *keysFlags) put(c *cobra.Command, g *globals, kind keystore.Kind, key crypto.PrivateKey, encrypt bool) error {
-	if _, err := os.Lstat(kind.Path(f.dir)); err == nil { // before a passphrase is asked for
-		return keystore.Add(f.dir, kind, key, nil)
-	}
-	secret, err := f.passphrase.forNew(c, f.dir, encrypt)()
+// put adds a key to the directory, with the passphrase that it is to have, and prints its public part.
+func (f *keysFlags) put(c *cobra.Command, g *globals, name string, key crypto.PrivateKey, passphrase keystore.Passphrase) error {
+	kind, err := keystore.ParseKind(name)
 	if err != nil {
-		return err
+		return usageError{err}
+	}
+	var secret []byte
+	if _, err := os.Lstat(kind.Path(f.dir)); errors.Is(err, fs.ErrNotExist) { // else Add says that it is there
+		if secret, err = passphrase(); err != nil {
+			return err
+		}
 	}
 	if err := keystore.Add(f.dir, kind, key, secret); err != nil {
 		return err
 	}
-	e, err := f.entry(kind)
+	e, err := f.entry(name)
 	if err != nil {
 		return err
 	}
@@ -200,27 +193,23 @@ that other tools can read it: it is PKCS #8 in PEM. --encrypt gives one to a cop
 	c.Flags().BoolVar(&encrypt, "encrypt", false, "encrypt the copy with a passphrase")
 	c.Flags().BoolVar(&decrypt, "decrypt", false, "take the passphrase off the copy")
 	c.RunE = func(c *cobra.Command, a []string) error {
-		kind, err := parseKind(a[0])
-		if err != nil {
-			return err
-		}
-		e, err := f.entry(kind)
+		e, err := f.entry(a[0])
 		switch {
 		case err != nil:
 			return err
 		case encrypt && decrypt:
 			return usagef("--encrypt and --decrypt contradict each other")
 		case encrypt && e.Encrypted:
-			return fmt.Errorf("the %s key is encrypted already: export it as it is", kind)
+			return fmt.Errorf("the %s key is encrypted already: export it as it is", e.Kind)
 		case decrypt && !e.Encrypted:
-			return fmt.Errorf("the %s key is not encrypted: leave --decrypt out", kind)
+			return fmt.Errorf("the %s key is not encrypted: leave --decrypt out", e.Kind)
 		}
 		data, err := os.ReadFile(e.Path)
 		if err != nil {
 			return fmt.Errorf("reading a key: %w", err)
 		}
 		if encrypt || decrypt {
-			key, err := keystore.Read(f.dir, kind, f.passphrase.ask(c, f.dir))
+			key, err := keystore.Read(f.dir, e.Kind, f.passphrase.ask(c, f.dir))
 			if err != nil {
 				return err
 			}
@@ -241,15 +230,15 @@ that other tools can read it: it is PKCS #8 in PEM. --encrypt gives one to a cop
 			_, err := c.OutOrStdout().Write(data)
 			return err
 		}
-		if err := keystore.WriteFile(a[1], data); errors.Is(err, fs.ErrExist) {
+		if err := wholefile.Create(a[1], wholefile.Data(data)); errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("%s is there already, and is not replaced", a[1])
 		} else if err != nil {
-			return fmt.Errorf("writing the copy: %w", err)
+			return err
 		}
 		if g.json {
-			return printJSON(c.OutOrStdout(), map[string]any{"kind": kind, "file": a[1], "encrypted": e.Encrypted && !decrypt || encrypt})
+			return printJSON(c.OutOrStdout(), map[string]any{"kind": e.Kind, "file": a[1], "encrypted": e.Encrypted && !decrypt || encrypt})
 		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "%s key %s copied to %s\n", kind, publicText(e), a[1])
+		_, err = fmt.Fprintf(c.OutOrStdout(), "%s key %s copied to %s\n", e.Kind, publicText(e), a[1])
 		return err
 	}
 	return c
@@ -269,46 +258,25 @@ validator moves with its directory votes/ as well, or it could contradict itself
 	}
 	c.Flags().BoolVar(&encrypt, "encrypt", false, "encrypt it with a passphrase, if it is the first key of the directory")
 	c.RunE = func(c *cobra.Command, a []string) error {
-		kind, err := parseKind(a[0])
-		if err != nil {
-			return err
-		}
 		data, err := readInput(c.InOrStdin(), a[1], keystore.MaxFile)
 		if err != nil {
 			return err
 		}
-		if _, sealed, err := keystore.Inspect(data); err != nil {
-			return fmt.Errorf("%s: %w", a[1], err)
-		} else if sealed {
-			return f.importSealed(c, g, kind, a[1], data)
-		}
-		key, err := keystore.Parse(data, nil)
+		_, sealed, err := keystore.Inspect(data)
 		if err != nil {
 			return fmt.Errorf("%s: %w", a[1], err)
 		}
-		return f.put(c, g, kind, key, encrypt)
+		passphrase := f.passphrase.forNew(c, f.dir, encrypt)
+		if sealed { // it keeps its own, with which that of the directory's other keys is compared
+			passphrase = sync.OnceValues(f.passphrase.ask(c, a[1]))
+		}
+		key, err := keystore.Parse(data, passphrase)
+		if err != nil {
+			return fmt.Errorf("%s: %w", a[1], err)
+		}
+		return f.put(c, g, a[0], key, passphrase)
 	}
 	return c
-}
-
-// importSealed adds an encrypted key, whose passphrase must be that of the directory's keys if it has any.
-func (f *keysFlags) importSealed(c *cobra.Command, g *globals, kind keystore.Kind, path string, data []byte) error {
-	secret, err := f.passphrase.ask(c, path)()
-	if err != nil {
-		return err
-	}
-	key, err := keystore.Parse(data, func() ([]byte, error) { return secret, nil })
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if err := keystore.Add(f.dir, kind, key, secret); err != nil {
-		return err
-	}
-	e, err := f.entry(kind)
-	if err != nil {
-		return err
-	}
-	return printKey(c, g, e)
 }
 
 // readInput reads a file, or stdin if its name is "-", and refuses one that is longer than it may be.
@@ -323,7 +291,7 @@ func readInput(stdin io.Reader, path string, most int) ([]byte, error) {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	if len(data) > most {
-		return nil, fmt.Errorf("%s has more than %d bytes", path, most)
+		return nil, fmt.Errorf("%s is too long: at most %d bytes are allowed", path, most)
 	}
 	return data, nil
 }
@@ -360,11 +328,7 @@ order, a vote or anything else that peers sign, whatever the file holds.`,
 	}
 	c.Flags().StringVar(&kind, "key", string(keystore.Account), "key to sign with: peer, account or consensus")
 	c.RunE = func(c *cobra.Command, a []string) error {
-		k, err := parseKind(kind)
-		if err != nil {
-			return err
-		}
-		e, err := f.entry(k)
+		e, err := f.entry(kind)
 		if err != nil {
 			return err
 		}
@@ -373,7 +337,7 @@ order, a vote or anything else that peers sign, whatever the file holds.`,
 			return err
 		}
 		defer closeInput()
-		key, err := keystore.Read(f.dir, k, f.passphrase.ask(c, f.dir))
+		key, err := keystore.Read(f.dir, e.Kind, f.passphrase.ask(c, f.dir))
 		if err != nil {
 			return err
 		}
@@ -382,7 +346,7 @@ order, a vote or anything else that peers sign, whatever the file holds.`,
 			return err
 		}
 		if g.json {
-			return printJSON(c.OutOrStdout(), signed{k, e.Public, e.PeerID, hex.EncodeToString(s[:])})
+			return printJSON(c.OutOrStdout(), signed{e.Kind, e.Public, e.PeerID, hex.EncodeToString(s[:])})
 		}
 		_, err = fmt.Fprintln(c.OutOrStdout(), hex.EncodeToString(s[:]))
 		return err

@@ -87,7 +87,7 @@ nothing but the genesis. Ends with exit code 1 if anything does not hold.`,
 		if err != nil {
 			return err
 		}
-		data, err := readReceiptFile(c.InOrStdin(), a[0])
+		data, err := readInput(c.InOrStdin(), a[0], ledger.MaxReceiptFile)
 		if err != nil {
 			return err
 		}
@@ -105,22 +105,6 @@ nothing but the genesis. Ends with exit code 1 if anything does not hold.`,
 		return nil
 	}
 	return c
-}
-
-func readReceiptFile(stdin io.Reader, path string) ([]byte, error) {
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("reading the receipt: %w", err)
-		}
-		defer f.Close()
-		stdin = f
-	}
-	data, err := io.ReadAll(io.LimitReader(stdin, ledger.MaxReceiptFile+1)) // one more is refused as too long
-	if err != nil {
-		return nil, fmt.Errorf("reading the receipt: %w", err)
-	}
-	return data, nil
 }
 
 // judgeReceipt checks a receipt's file, and texts that must belong to it.

@@ -20,6 +20,7 @@ import (
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/node/genesis"
 	"github.com/poqmesh/poq/node/keystore"
+	"github.com/poqmesh/poq/node/wholefile"
 )
 
 // ErrMismatch is wrapped when a directory holds another network than the one asked for.
@@ -193,16 +194,5 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", path, err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
-	}
-	return nil
+	return wholefile.Replace(path, wholefile.Data(append(data, '\n')))
 }

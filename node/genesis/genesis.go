@@ -12,12 +12,13 @@ import (
 	"path/filepath"
 
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/node/wholefile"
 )
 
 // Errors a caller may branch on.
 var (
 	// ErrOther is wrapped when a directory has another genesis.
-	ErrOther = errors.New("the directory has another genesis")
+	ErrOther = errors.New("the directory has the genesis of another network")
 	// ErrInUse is wrapped when a directory has a ledger that began with its genesis.
 	ErrInUse = errors.New("a ledger began with this genesis")
 )
@@ -78,7 +79,6 @@ func Change(dir string, g *ledger.Genesis) error {
 	return write(dir, g)
 }
 
-// write writes the file whole or not at all.
 func write(dir string, g *ledger.Genesis) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("making the directory: %w", err)
@@ -87,17 +87,5 @@ func write(dir string, g *ledger.Genesis) error {
 	if err != nil {
 		return fmt.Errorf("encoding the genesis: %w", err)
 	}
-	path := Path(dir)
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("writing the genesis: %w", err)
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("writing the genesis: %w", err), os.Remove(f.Name()))
-	}
-	return nil
+	return wholefile.Replace(Path(dir), wholefile.Data(append(data, '\n')))
 }

@@ -46,7 +46,7 @@ func Check(dir string) (problems []Problem) {
 		note(dir, err, "look at the directory's owner and disk")
 	}
 	for _, f := range files {
-		if path := filepath.Join(dir, f.Name()); strings.HasPrefix(f.Name(), tempPrefix) {
+		if path := filepath.Join(dir, f.Name()); strings.Contains(f.Name(), ".key.") {
 			note(path, errors.New("a write of a key was cut off"), "rm "+shellWord(path))
 		}
 	}

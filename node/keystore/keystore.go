@@ -25,6 +25,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/poqmesh/poq/crypto"
+	"github.com/poqmesh/poq/node/wholefile"
 )
 
 // Kind says what a key is for.
@@ -138,10 +139,7 @@ func Add(dir string, kind Kind, key crypto.PrivateKey, passphrase []byte) error 
 	if err != nil {
 		return err
 	}
-	if err := WriteFile(path, data); err != nil {
-		return fmt.Errorf("writing a key: %w", err)
-	}
-	return nil
+	return wholefile.Create(path, wholefile.Data(data))
 }
 
 // fits compares a passphrase with that of the keys in a directory.
@@ -161,22 +159,6 @@ func fits(dir string, passphrase []byte) error {
 	}
 	return err
 }
-
-// WriteFile makes a file with mode 0600, whole or not at all. It replaces none.
-func WriteFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Link(f.Name(), path) // unlike a rename it replaces nothing
-	}
-	return errors.Join(err, os.Remove(f.Name()))
-}
-
-// tempPrefix begins the names of files that are not complete yet. A crash may leave one.
-const tempPrefix = ".key-"
 
 // Read reads one key of a directory. The error wraps [fs.ErrNotExist] if there is none.
 func Read(dir string, kind Kind, passphrase Passphrase) (crypto.PrivateKey, error) {

@@ -401,7 +401,7 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 	if err := testIdentity(t, "x").Save(dir); err != nil {
 		t.Fatal(err)
 	}
-	left := filepath.Join(dir, tempPrefix+"123")
+	left := filepath.Join(dir, "peer.key.123")
 	if err := errors.Join(os.Remove(Peer.Path(dir)), os.WriteFile(left, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
