@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -150,7 +151,7 @@ func decode[T any](r *result) (v T) {
 	return v
 }
 
-// network is a devnet that runs.
+// network is a devnet or a peer that runs.
 type network struct {
 	user   *user
 	card   control.Status
@@ -161,14 +162,38 @@ type network struct {
 
 // record keeps what a running command prints.
 type record struct {
-	mu  sync.Mutex
-	all bytes.Buffer
+	mu      sync.Mutex
+	all     bytes.Buffer
+	changed chan struct{} // closed and made anew at each write
+}
+
+func newRecord() *record { return &record{changed: make(chan struct{})} }
+
+// await returns when all the words were printed.
+func (r *record) await(t *testing.T, words ...string) {
+	t.Helper()
+	late := time.After(patience)
+	for {
+		r.mu.Lock()
+		text, changed := r.all.String(), r.changed
+		r.mu.Unlock()
+		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) }) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-late:
+			t.Fatalf("%q was not printed:\n%s", words, text)
+		}
+	}
 }
 
 // Write implements io.Writer.
 func (r *record) Write(b []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	close(r.changed)
+	r.changed = make(chan struct{})
 	return r.all.Write(b)
 }
 
@@ -190,7 +215,12 @@ func (u *user) devnet(args ...string) *network {
 }
 
 func (u *user) tryDevnet(args ...string) (*network, error) {
-	n := &network{user: u, cmd: u.command(append([]string{"devnet", "--json"}, args...)...), stderr: &record{}, done: make(chan error, 1)}
+	return u.launch(append([]string{"devnet", "--json"}, args...)...)
+}
+
+// launch starts a command that prints a card and runs on.
+func (u *user) launch(args ...string) (*network, error) {
+	n := &network{user: u, cmd: u.command(args...), stderr: newRecord(), done: make(chan error, 1)}
 	n.cmd.Stderr = n.stderr
 	out, err := n.cmd.StdoutPipe()
 	if err != nil {
@@ -202,7 +232,7 @@ func (u *user) tryDevnet(args ...string) (*network, error) {
 	in := bufio.NewReader(out)
 	if err := json.NewDecoder(in).Decode(&n.card); err != nil {
 		_ = n.cmd.Wait()
-		return nil, fmt.Errorf("devnet %v: %w\n%s", args, err, n.stderr)
+		return nil, fmt.Errorf("poq %v: %w\n%s", args, err, n.stderr)
 	}
 	go func() {
 		_, _ = io.Copy(io.Discard, in)

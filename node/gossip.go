@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -145,24 +146,32 @@ func verdict(err error) error {
 // known remembers how far the latest tasks have come, so that a certificate is not verified once more
 // for every validator that publishes it. It is safe for concurrent use.
 type known struct {
-	steps *lru.Cache[ledger.TaskID, ledger.Step]
+	tasks *lru.Cache[ledger.TaskID, knownTask]
+}
+
+type knownTask struct {
+	step   ledger.Step
+	locked time.Time // here
 }
 
 // knownTasks is how many tasks are remembered.
 const knownTasks = 8192
 
 func newKnown() known {
-	c, err := lru.New[ledger.TaskID, ledger.Step](knownTasks)
+	c, err := lru.New[ledger.TaskID, knownTask](knownTasks)
 	if err != nil {
 		panic(err) // the size is positive
 	}
 	return known{c}
 }
 
-func (k known) observe(p ledger.Progress) {
-	switch p.Step {
-	case ledger.Locked, ledger.Sealed:
-		k.steps.Add(p.Task, p.Step)
+func (k known) observe(e Event) {
+	switch e.Step {
+	case ledger.Locked:
+		k.tasks.Add(e.Task, knownTask{e.Step, e.Time})
+	case ledger.Sealed:
+		t, _ := k.tasks.Get(e.Task)
+		k.tasks.Add(e.Task, knownTask{e.Step, t.locked})
 	}
 }
 
@@ -177,6 +186,6 @@ func (k known) certificate(m ledger.Message) bool {
 }
 
 func (k known) reached(task ledger.TaskID, step ledger.Step) bool {
-	s, ok := k.steps.Get(task)
-	return ok && s >= step
+	t, ok := k.tasks.Get(task)
+	return ok && t.step >= step
 }

@@ -25,6 +25,7 @@ type loop struct {
 	engine *ledger.Engine
 	events chan func(*ledger.Engine)
 	known  known
+	names  map[ledger.AccountID]string          // that the genesis gives
 	asked  *lru.Cache[ledger.TaskID, time.Time] // when another validator was last asked about a task
 
 	watchMu  sync.Mutex
@@ -46,7 +47,7 @@ func newLoop(n *Node) (*loop, error) {
 		return nil, err
 	}
 	l := &loop{
-		node: n, known: newKnown(), asked: asked, watchers: map[ledger.TaskID][]chan Event{},
+		node: n, known: newKnown(), names: Names(n.genesis), asked: asked, watchers: map[ledger.TaskID][]chan Event{},
 		events: make(chan func(*ledger.Engine), eventQueue), publish: make(chan ledger.Message, publishQueue),
 	}
 	l.engine = ledger.NewEngine(n.genesis, n.self, l)
@@ -295,7 +296,7 @@ func (l *loop) Settle(r *ledger.Receipt) error { return l.node.store.Settle(r) }
 // Observe implements ledger.Host: texts are kept, workers and those who asked are told.
 func (l *loop) Observe(p ledger.Progress) {
 	e := Event{p, time.Now()}
-	l.known.observe(p)
+	l.known.observe(e)
 	l.node.meter.observe(e)
 	switch p.Step {
 	case ledger.Ordered:
@@ -308,7 +309,7 @@ func (l *loop) Observe(p ledger.Progress) {
 		l.node.content.keep(p.Text)
 	case ledger.Settled:
 		l.forgetOwn(p.Receipt.Order.Statement)
-		l.node.log.Info("settled", "task", p.Task.Short(), "outcome", p.Receipt.Outcome.Kind, "fee", p.Receipt.Order.Statement.Fee, "answers", len(p.Receipt.Outcome.Ranking))
+		l.logSettled(e)
 	case ledger.Contradiction:
 		if p.Proof != nil {
 			if err := l.node.store.PutEvidence(p.Proof); err != nil {
@@ -331,6 +332,26 @@ func (l *loop) Observe(p ledger.Progress) {
 		default: // a watcher that is that far behind has left
 		}
 	}
+}
+
+// logSettled writes the one line that a task has in the log. What was settled while this node was away has none: the syncer
+// says how much that was.
+func (l *loop) logSettled(e Event) {
+	t, ok := l.known.tasks.Get(e.Task)
+	if !ok || t.locked.IsZero() {
+		return
+	}
+	v, fee := e.Receipt.Outcome, e.Receipt.Order.Statement.Fee
+	line := []any{"task", e.Task.Short(), "outcome", v.Kind, "fee", ledger.FormatAmount(int64(fee)), "answers", len(v.Ranking)}
+	if v.Kind == ledger.Paid {
+		best := v.Ranking[0]
+		winner := l.names[best.Answer.Worker]
+		if winner == "" {
+			winner = best.Answer.Worker.Short()
+		}
+		line = append(line, "winner", winner, "score", best.Score)
+	}
+	l.node.log.Info("settled", append(line, "ms", e.Time.Sub(t.locked).Milliseconds())...)
 }
 
 // forgetOwn drops an own order that is settled: it need not be published again.

@@ -20,6 +20,7 @@ import (
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
+	"github.com/poqmesh/poq/node/keystore"
 )
 
 // ledgerFlags say whose ledger is looked at.
@@ -31,7 +32,7 @@ func newLedger(g *globals) *cobra.Command {
 		ledgerAccounts(g, &f), ledgerTasks(g, &f), ledgerTask(g, &f), ledgerVerify(g, &f), ledgerDigest(g, &f), ledgerDiff(g, &f), ledgerEvidence(g, &f), ledgerExport(g, &f), ledgerImport(g, &f))
 	c.Long = `Shows the ledger of a peer of the running network. If --dir names the directory
 of a network that does not run, its ledger is read from disk.`
-	f.add(c.PersistentFlags(), "the payer; verify and digest: all")
+	f.add(c.PersistentFlags(), "the one that there is, in a devnet the payer; verify and digest: all")
 	return c
 }
 
@@ -343,7 +344,20 @@ func (o offline) ledger(peer string) (string, error) {
 	if filepath.Base(peer) != peer || peer == "." || peer == ".." {
 		return "", usagef("%q is no name of a peer", peer)
 	}
+	if o.single() && peer == o.name("") {
+		return filepath.Join(string(o), "ledger"), nil
+	}
 	return filepath.Join(string(o), peer, "ledger"), nil
+}
+
+// single says whether the directory is that of one peer, as poq up has it, and not that of a devnet.
+func (o offline) single() bool {
+	for _, f := range []string{keystore.Peer.Path(string(o)), filepath.Join(string(o), "ledger")} {
+		if _, err := os.Stat(f); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // read opens a peer's ledger, reads from it and closes it.
@@ -356,12 +370,17 @@ func read[T any](o offline, peer string, f func(*store.Store) (T, error)) (v T, 
 	return f(s)
 }
 
-// name is the peer that is meant if none is named.
-func (offline) name(peer string) string {
-	if peer == "" {
-		return "payer"
+// name is the peer that is meant if none is named: the payer of a devnet, or the one that there is.
+func (o offline) name(peer string) string {
+	switch {
+	case peer != "":
+		return peer
+	case o.single():
+		if dir, err := filepath.Abs(string(o)); err == nil { // else there is no working directory
+			return filepath.Base(dir)
+		}
 	}
-	return peer
+	return "payer"
 }
 
 // Accounts implements reader.
@@ -444,8 +463,8 @@ func (o offline) Export(_ context.Context, peer string, w io.Writer) (archive.To
 
 // readAll reads from the ledger of a peer, or of each one if peer is "".
 func readAll[T any](o offline, peer string, f func(name string, s *store.Store) T) (results []T, err error) {
-	peers := []string{peer}
-	if peer == "" {
+	peers := []string{o.name(peer)}
+	if peer == "" && !o.single() {
 		found, err := filepath.Glob(filepath.Join(string(o), "*", "ledger"))
 		if err != nil {
 			return nil, fmt.Errorf("listing ledgers: %w", err)

@@ -233,13 +233,14 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 	}
 	progress("starting %s of network %s in %s ...", rolesText(roles), genesis.Network, f.dir)
 	registry, recent := control.NewRegistry(versionText()), &control.Log{}
+	log := f.logger(io.MultiWriter(c.ErrOrStderr(), recent), plan.level)
 	opts := []node.Option{
 		node.WithVersion(versionText()), node.WithRegisterer(registry),
 		node.WithDataDir(f.dir), node.WithGenesis(genesis), node.WithIdentity(id), node.WithListen(plan.listen...),
 		node.WithAnnounce(plan.announce...), node.WithAccess(plan.access),
 		node.WithDiscovery(plan.discovery),
 		node.WithNAT(plan.nat),
-		node.WithLogger(f.logger(io.MultiWriter(c.ErrOrStderr(), recent), plan.level)),
+		node.WithLogger(log),
 	}
 	if slices.Contains(roles, roleWorker) {
 		opts = append(opts, node.WithEngine(plan.engine))
@@ -279,6 +280,7 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 		return err
 	}
 	debug.FreeOSMemory() // loading took more than running does
+	log.Info("peer is up", "network", genesis.Network, "chain", genesis.Chain().Short(), "peer", n.Host().ID(), "roles", rolesText(roles), "version", versionText())
 	card := server.Status()
 	if g.json {
 		err = printJSON(c.OutOrStdout(), card)

@@ -22,7 +22,9 @@ type Status struct {
 	Network string      `json:"network"`
 	Chain   crypto.Hash `json:"chain"`
 	Judge   crypto.Hash `json:"judge"`
-	Peers   []PeerInfo  `json:"peers"`
+	// Validators is the size of the committee.
+	Validators int        `json:"validators"`
+	Peers      []PeerInfo `json:"peers"`
 }
 
 // PeerInfo is one node of the process, or of a process of its own. Of one that is down, the balance is what was

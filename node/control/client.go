@@ -183,11 +183,20 @@ func (c *Client) order(ctx context.Context, peer, what string) (p PeerInfo, err 
 }
 
 // Diff has a peer, the last one if it is "", compare its ledger with that of another, over the network. The other
-// one is named, or given by its libp2p id.
+// one is named, as the process or the genesis does, or given by its libp2p id.
 func (c *Client) Diff(ctx context.Context, peer, with string) (d LedgerDiff, err error) {
 	name := with
+	g, err := c.Genesis(ctx)
+	if err != nil {
+		return d, err
+	}
+	for _, v := range g.Validators {
+		if strings.EqualFold(v.Name, name) {
+			name, with = v.Name, v.Peer
+		}
+	}
 	for _, p := range c.Status.Peers {
-		if strings.EqualFold(p.Name, with) {
+		if strings.EqualFold(p.Name, name) {
 			name, with = p.Name, p.PeerID
 		}
 	}

@@ -35,6 +35,7 @@ func ServeProcesses(version, dir string, name *Name, p *devnet.Processes) (*Serv
 	s.proxy = &proxy{processes: p, name: name, known: map[string]PeerInfo{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.getStatus)
+	mux.HandleFunc("GET /v1/genesis", s.getGenesis)
 	mux.HandleFunc("GET /v1/verify", s.proxy.all(func(peer string, why error) any { return PeerVerification{Peer: peer, Reason: why.Error()} }))
 	mux.HandleFunc("GET /v1/digests", s.proxy.all(nil))
 	mux.HandleFunc("POST /v1/peers/{name}/start", s.proxy.do(p.Start))

@@ -33,13 +33,14 @@ type Peer struct {
 
 // Server answers on a control socket.
 type Server struct {
-	status Status
-	peers  []Peer // of this process
-	proxy  *proxy // to peers with processes of their own
-	http   *http.Server
-	end    func() error // gives the socket back
-	done   chan error
-	cancel context.CancelFunc // ends the requests that run
+	status  Status
+	genesis *ledger.Genesis
+	peers   []Peer // of this process
+	proxy   *proxy // to peers with processes of their own
+	http    *http.Server
+	end     func() error // gives the socket back
+	done    chan error
+	cancel  context.CancelFunc // ends the requests that run
 
 	running sync.RWMutex // held for reading by each request
 	closed  bool         // under running
@@ -81,7 +82,7 @@ func newServer(version, dir string, g *ledger.Genesis) *Server {
 	if abs, err := filepath.Abs(dir); err == nil { // else there is no working directory, and dir is as good
 		dir = abs
 	}
-	return &Server{done: make(chan error, 1), status: Status{
+	return &Server{done: make(chan error, 1), genesis: g, status: Status{
 		Version: version, PID: os.Getpid(), Dir: dir, Started: time.Now(), Network: g.Network, Chain: g.Chain(), Judge: g.Judge,
 	}}
 }
@@ -181,9 +182,7 @@ func (s *Server) Status() Status {
 
 func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) { reply(w, s.Status()) }
 
-func (s *Server) getGenesis(w http.ResponseWriter, _ *http.Request) {
-	reply(w, s.peers[0].Node.Genesis())
-}
+func (s *Server) getGenesis(w http.ResponseWriter, _ *http.Request) { reply(w, s.genesis) }
 
 // peer finds the peer that a request names; the last one, which asks, if it names none.
 func (s *Server) peer(r *http.Request) (Peer, error) {
