@@ -35,7 +35,9 @@ func TestMain(m *testing.M) {
 			}
 			defer os.RemoveAll(dir)
 			binary = filepath.Join(dir, "poq")
-			if out, err := exec.Command("go", "build", "-o", binary, "../cmd/poq").CombinedOutput(); err != nil {
+			build := exec.Command("go", "build", "-o", binary, "../cmd/poq")
+			build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is released
+			if out, err := build.CombinedOutput(); err != nil {
 				fmt.Fprintf(os.Stderr, "building poq: %v\n%s", err, out)
 				return 1
 			}
@@ -220,7 +222,11 @@ func (u *user) tryDevnet(args ...string) (*network, error) {
 
 // launch starts a command that prints a card and runs on.
 func (u *user) launch(args ...string) (*network, error) {
-	n := &network{user: u, cmd: u.command(args...), stderr: newRecord(), done: make(chan error, 1)}
+	return u.launchCommand(u.command(args...))
+}
+
+func (u *user) launchCommand(c *exec.Cmd) (*network, error) {
+	n := &network{user: u, cmd: c, stderr: newRecord(), done: make(chan error, 1)}
 	n.cmd.Stderr = n.stderr
 	out, err := n.cmd.StdoutPipe()
 	if err != nil {
@@ -232,7 +238,7 @@ func (u *user) launch(args ...string) (*network, error) {
 	in := bufio.NewReader(out)
 	if err := json.NewDecoder(in).Decode(&n.card); err != nil {
 		_ = n.cmd.Wait()
-		return nil, fmt.Errorf("poq %v: %w\n%s", args, err, n.stderr)
+		return nil, fmt.Errorf("%v: %w\n%s", c.Args, err, n.stderr)
 	}
 	go func() {
 		_, _ = io.Copy(io.Discard, in)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -287,13 +288,16 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 	} else {
 		printUp(c.OutOrStdout(), card)
 	}
+	if err == nil {
+		err = notify(ctx, "READY=1\nSTATUS="+rolesText(roles)+" of network "+genesis.Network)
+	}
 	if err != nil {
 		return err
 	}
 	select {
 	case <-ctx.Done():
 		progress("stopping ...")
-		return nil
+		return notify(context.WithoutCancel(ctx), "STOPPING=1")
 	case <-n.Done():
 		return n.Err()
 	}
