@@ -61,8 +61,6 @@ type validated[T any] struct {
 	from peer.ID
 }
 
-func (v validated[T]) source() peer.ID { return v.from }
-
 // Join subscribes to a topic and serves it until the host closes. A topic can be joined once.
 func Join[T any](h *Host, cfg TopicConfig[T]) (*Topic, error) {
 	switch {
@@ -85,6 +83,9 @@ func Join[T any](h *Host, cfg TopicConfig[T]) (*Topic, error) {
 	}
 	handle := func(m *pubsub.Message) {
 		v := m.ValidatorData.(validated[T])
+		if h.light != nil {
+			h.light.pass(t, v.from, m)
+		}
 		cfg.Handle(v.from, v.msg)
 	}
 	if err := t.join(handle); err != nil {

@@ -31,8 +31,7 @@ const lightName = "light"
 type light struct {
 	h     *Host
 	id    protocol.ID
-	names map[string]string // of the topics, by id
-	hello []byte            // what this host subscribes to: all of them
+	hello []byte // what this host subscribes to: all of them
 	seen  *lru.Cache[string, time.Time]
 	ttl   time.Duration
 
@@ -87,7 +86,7 @@ func newLight(h *Host, cfg Config) (*light, error) {
 		return nil, fmt.Errorf("p2p: light: %w", err)
 	}
 	l := &light{
-		h: h, id: protocol.ID(h.id(lightName)), names: make(map[string]string), hello: appendTopics(nil, cfg.Topics),
+		h: h, id: protocol.ID(h.id(lightName)), hello: appendTopics(nil, cfg.Topics),
 		seen: seen, ttl: cfg.seenTTL(),
 		topics:  make(map[string]*Topic),
 		serving: make(map[peer.ID]*lightStream),
@@ -95,10 +94,6 @@ func newLight(h *Host, cfg Config) (*light, error) {
 		retry:   make(map[peer.ID]*lightRetry),
 		wake:    make(chan struct{}, 1),
 	}
-	for _, name := range cfg.Topics {
-		l.names[h.id(name)] = name
-	}
-	h.mesh.deliver = l.pass
 	return l, nil
 }
 
@@ -295,9 +290,9 @@ func (l *light) serve(s network.Stream) {
 	l.mu.Unlock()
 	if full {
 		_, _ = s.Write([]byte{lightFull})
-		_ = s.Close()
-		// The peer has it when it resets or closes; the deadline ends it otherwise.
-		_, _ = io.Copy(io.Discard, io.LimitReader(s, int64(lightFrame)))
+		_ = s.CloseWrite()
+		// The peer ends the stream when it has read that; else the deadline does.
+		_, _ = io.Copy(io.Discard, io.LimitReader(s, lightFrame))
 		return
 	}
 	if old != nil {
@@ -339,7 +334,8 @@ func (l *light) exchange(stream *lightStream, frames frameReader) error {
 	stream.queue = make(chan []byte, lightQueue)
 	l.mu.Unlock()
 	l.open.Add(1)
-	defer l.open.Add(-1)
+	l.h.nat.tell()
+	defer func() { l.open.Add(-1); l.h.nat.tell() }()
 
 	ctx, cancel := context.WithCancel(l.h.ctx)
 	var writer sync.WaitGroup
@@ -446,27 +442,22 @@ func (l *light) fresh(id string) bool {
 	return true
 }
 
-// pass queues a message that was delivered here for all who want it. It runs inside gossipsub's loop and does not block.
-func (l *light) pass(m *pubsub.Message) {
+// pass queues a message that was delivered here for all who want it, but for whom it came from. It does not block.
+func (l *light) pass(t *Topic, from peer.ID, m *pubsub.Message) {
 	if l.open.Load() == 0 {
 		return
 	}
 	l.seen.Add(messageID(m.Message), time.Now())
-	from := m.ReceivedFrom
-	if v, ok := m.ValidatorData.(interface{ source() peer.ID }); ok {
-		from = v.source()
-	}
-	name := l.names[m.GetTopic()]
 	var frame []byte
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, streams := range []map[peer.ID]*lightStream{l.serving, l.asking} {
 		for p, s := range streams {
-			if s == nil || s.queue == nil || p == from || !s.wants[name] {
+			if s == nil || s.queue == nil || p == from || !s.wants[t.name] {
 				continue
 			}
 			if frame == nil {
-				frame = appendLight(nil, name, m.GetData())
+				frame = appendLight(nil, t.name, m.GetData())
 			}
 			s.send(frame, &l.h.mesh.unsent)
 		}

@@ -69,8 +69,7 @@ type meshTracer struct {
 	mu      sync.Mutex
 	streams map[peer.ID]bool
 	mesh    map[string]map[peer.ID]bool
-	changed chan struct{}         // closed and replaced at every change
-	deliver func(*pubsub.Message) // gets every message that is delivered here, if set before gossipsub starts
+	changed chan struct{} // closed and replaced at every change
 	// announced are the topics of ours in which a connected peer says it is.
 	announced map[peer.ID]map[string]bool
 	suspect   func(peer.ID) // called when the stream to a peer ended; nil for a Tracer
@@ -261,9 +260,6 @@ func (t *meshTracer) RejectMessage(m *pubsub.Message, reason string) {
 
 func (t *meshTracer) DeliverMessage(m *pubsub.Message) {
 	t.topic(m.GetTopic()).delivered.Add(1)
-	if t.deliver != nil {
-		t.deliver(m)
-	}
 }
 
 func (t *meshTracer) DuplicateMessage(m *pubsub.Message) {

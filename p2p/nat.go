@@ -221,6 +221,12 @@ func (t *traversal) observe(e any) {
 	t.notify()
 }
 
+func (t *traversal) tell() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.notify()
+}
+
 // notify tells those who wait for a change; t.mu must be held.
 func (t *traversal) notify() {
 	close(t.changed)
