@@ -2,11 +2,11 @@ package scale
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/multiformats/go-multiaddr"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/p2p"
 )
 
@@ -31,6 +33,9 @@ type Config struct {
 	// Host makes the host of a peer, which the measurement closes. Nil stands for hosts as each stack makes them, on TCP
 	// ports of 127.0.0.1.
 	Host func(i int) (host.Host, error)
+	// Command, if set, runs every host in a process of its own: it is a program with arguments, to which the stack is added,
+	// that calls ServePeer. Host has no place then.
+	Command []string
 }
 
 // Validate returns an error that says what is wrong.
@@ -58,10 +63,10 @@ type Figures struct {
 	P50         time.Duration `json:"delivery_p50_ns"`
 	P99         time.Duration `json:"delivery_p99_ns"`
 	Max         time.Duration `json:"delivery_max_ns"`
-	Task        time.Duration `json:"task_p50_ns"`     // until all peers have the last message of a task
-	CPU         time.Duration `json:"cpu_per_task_ns"` // of all peers together
-	Heap        int64         `json:"heap_bytes_per_peer"`
-	Lost        uint64        `json:"lost"` // messages and RPCs that were dropped, over all peers
+	Task        time.Duration `json:"task_p50_ns"`           // until all peers have the last message of a task
+	CPU         time.Duration `json:"cpu_per_task_ns"`       // of all peers together
+	Memory      int64         `json:"memory_bytes_per_peer"` // in one process what is reachable, else resident
+	Lost        uint64        `json:"lost"`                  // messages and RPCs that were dropped, over all peers
 }
 
 // Measure measures one stack. The figures of several, measured with the same Config, can be compared: hosts, topology and
@@ -92,11 +97,11 @@ func (f Figures) Over(other Figures) Overhead {
 // Print prints figures side by side, and what the first costs more than each of the others.
 func Print(w io.Writer, list []Figures) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "STACK\tPEERS EACH\tMESHED\tMSGS/TASK/PEER\tKB/TASK/PEER\tCOPIES\tDELIVERY P50\tP99\tMAX\tTASK P50\tCPU/TASK\tHEAP/PEER\tLOST\t")
+	fmt.Fprintln(t, "STACK\tPEERS EACH\tMESHED\tMSGS/TASK/PEER\tKB/TASK/PEER\tCOPIES\tDELIVERY P50\tP99\tMAX\tTASK P50\tCPU/TASK\tMEMORY/PEER\tLOST\t")
 	round := func(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
 	for _, f := range list {
 		fmt.Fprintf(t, "%s\t%.1f\t%v\t%.1f\t%.1f\t%.2f\t%v\t%v\t%v\t%v\t%v\t%.2f MB\t%d\t\n", f.Stack, f.Connections, round(f.Meshed), f.Sent, f.Bytes/1000,
-			f.Duplicates, round(f.P50), round(f.P99), round(f.Max), round(f.Task), round(f.CPU), float64(f.Heap)/1e6,
+			f.Duplicates, round(f.P50), round(f.P99), round(f.Max), round(f.Task), round(f.CPU), float64(f.Memory)/1e6,
 			f.Lost)
 	}
 	_ = t.Flush() // w keeps its error, if it has any
@@ -138,25 +143,80 @@ func (c Config) topology() [][]int {
 	return dials
 }
 
-// publication is when a peer published a message.
+// member is a host of a stack, in this process or in one of its own.
+type member interface {
+	// Addrs are where others dial it, each with the peer id.
+	Addrs() []multiaddr.Multiaddr
+	Dial(ctx context.Context, addrs []multiaddr.Multiaddr) error
+	// Ready returns when so many others are in each topic and the meshes have enough of them.
+	Ready(ctx context.Context, others int) error
+	// Publish publishes a message with a number, and returns when it did so.
+	Publish(ctx context.Context, topic ledger.Topic, number uint64, size int) (time.Time, error)
+	Usage(ctx context.Context) (Usage, error)
+	Close() error
+}
+
+// Usage is what a peer has used since it began; processor time and memory only if its process is its own.
+type Usage struct {
+	Traffic p2p.Traffic   `json:"traffic"`
+	Lost    uint64        `json:"lost"`
+	CPU     time.Duration `json:"cpu"`
+	Memory  int64         `json:"memory"` // resident now
+}
+
+// delivery is a message that came to a peer.
+type delivery struct {
+	number uint64
+	at     int
+	when   time.Time
+}
+
+// publication is a message that a peer published.
 type publication struct {
-	by int
-	at time.Time
+	by   int
+	when time.Time
 }
 
 // settling is a few heartbeats of the slowest stack.
-const settling = 5 * time.Second
+const settling = 3 * time.Second
 
 // swarm is the running hosts of one stack.
 type swarm struct {
 	c     Config
-	peers []*gossip
+	peers []member
+
+	published []publication // by number of the message
 
 	mu        sync.Mutex
-	published []publication // by number of the message
-	took      []time.Duration
-	awaited   int
-	all       chan struct{} // closed when awaited falls to zero
+	delivered []delivery
+	awaited   int           // how many must have been delivered
+	enough    chan struct{} // closed then
+}
+
+func (s *swarm) start(ctx context.Context, stack Stack) error {
+	for i := range s.c.Peers {
+		got := func(number uint64, when time.Time) { s.got(delivery{number, i, when}) }
+		p, err := s.c.start(ctx, i, stack, got)
+		if err != nil {
+			return fmt.Errorf("host %d: %w", i, err)
+		}
+		s.peers = append(s.peers, p)
+	}
+	return nil
+}
+
+func (c Config) start(ctx context.Context, i int, stack Stack, got func(uint64, time.Time)) (member, error) {
+	if len(c.Command) > 0 {
+		return startProcess(ctx, append(c.Command[:len(c.Command):len(c.Command)], string(stack)), got)
+	}
+	var h host.Host
+	if c.Host != nil {
+		var err error
+		if h, err = c.Host(i); err != nil {
+			return nil, err
+		}
+	}
+	return stack.start(h, func(number uint64) { got(number, time.Now()) })
 }
 
 func (c Config) measure(ctx context.Context, stack Stack) (f Figures, err error) {
@@ -164,19 +224,13 @@ func (c Config) measure(ctx context.Context, stack Stack) (f Figures, err error)
 	defer cancel()
 	before := heap()
 	s := &swarm{c: c}
-	defer func() { err = errors.Join(err, s.close()) }()
-	for i := range c.Peers {
-		var h host.Host
-		if c.Host != nil {
-			if h, err = c.Host(i); err != nil {
-				return f, fmt.Errorf("host %d: %w", i, err)
-			}
+	defer func() {
+		if e := s.close(); err == nil { // else it only says what became of the peers
+			err = e
 		}
-		g, err := stack.start(h, func(data []byte) { s.handle(i, data) })
-		if err != nil {
-			return f, fmt.Errorf("host %d: %w", i, err)
-		}
-		s.peers = append(s.peers, g)
+	}()
+	if err := s.start(ctx, stack); err != nil {
+		return f, err
 	}
 	f.Stack = stack
 	begin := time.Now()
@@ -189,7 +243,10 @@ func (c Config) measure(ctx context.Context, stack Stack) (f Figures, err error)
 	case <-ctx.Done():
 		return f, ctx.Err()
 	}
-	traffic, used := s.traffic(), cpu()
+	had, err := s.usage(ctx)
+	if err != nil {
+		return f, err
+	}
 	var tasks []time.Duration
 	for i := range c.Tasks {
 		begin := time.Now()
@@ -198,22 +255,24 @@ func (c Config) measure(ctx context.Context, stack Stack) (f Figures, err error)
 		}
 		tasks = append(tasks, time.Since(begin))
 	}
-	f.CPU = (cpu() - used) / time.Duration(c.Tasks)
-	t := s.traffic()
+	has, err := s.usage(ctx)
+	if err != nil {
+		return f, err
+	}
 	share := float64(c.Tasks * c.Peers)
-	f.Sent = float64(t.MessagesSent-traffic.MessagesSent) / share
-	f.Bytes = float64(t.BytesSent-traffic.BytesSent) / share
-	delivered := t.Delivered - traffic.Delivered
-	f.Duplicates = float64(delivered+t.Duplicates-traffic.Duplicates) / float64(delivered)
-	f.Heap = (heap() - before) / int64(c.Peers)
-	for _, p := range s.peers {
-		l := p.lost()
-		f.Lost += l.Lost() + l.Rejected + l.Ignored
+	f.CPU = (has.CPU - had.CPU) / time.Duration(c.Tasks)
+	f.Sent = float64(has.Traffic.MessagesSent-had.Traffic.MessagesSent) / share
+	f.Bytes = float64(has.Traffic.BytesSent-had.Traffic.BytesSent) / share
+	delivered := has.Traffic.Delivered - had.Traffic.Delivered
+	f.Duplicates = float64(delivered+has.Traffic.Duplicates-had.Traffic.Duplicates) / float64(delivered)
+	f.Lost = has.Lost
+	if f.Memory = has.Memory / int64(c.Peers); f.Memory == 0 {
+		f.Memory = (heap() - before) / int64(c.Peers)
 	}
 	slices.Sort(tasks)
 	f.Task = tasks[len(tasks)/2]
-	slices.Sort(s.took)
-	f.P50, f.P99, f.Max = s.took[len(s.took)/2], s.took[len(s.took)*99/100], s.took[len(s.took)-1]
+	took := s.took()
+	f.P50, f.P99, f.Max = took[len(took)/2], took[len(took)*99/100], took[len(took)-1]
 	return f, nil
 }
 
@@ -234,20 +293,18 @@ func (s *swarm) connect(ctx context.Context) (float64, error) {
 	for i, to := range dials {
 		g.Go(func() error {
 			for _, j := range to {
-				if err := s.peers[i].connect(ctx, s.peers[j].addrs...); err != nil {
+				if err := s.peers[i].Dial(ctx, s.peers[j].Addrs()); err != nil {
 					return fmt.Errorf("peer %d dials %d: %w", i, j, err)
 				}
 			}
 			return nil
 		})
-		for name, wait := range s.peers[i].wait {
-			g.Go(func() error {
-				if err := wait(ctx, neighbours[i]); err != nil {
-					return fmt.Errorf("peer %d in topic %s: %w", i, name, err)
-				}
-				return nil
-			})
-		}
+		g.Go(func() error {
+			if err := s.peers[i].Ready(ctx, neighbours[i]); err != nil {
+				return fmt.Errorf("peer %d: %w", i, err)
+			}
+			return nil
+		})
 	}
 	return 2 * float64(edges) / float64(len(s.peers)), g.Wait()
 }
@@ -267,60 +324,68 @@ func (s *swarm) task(ctx context.Context, n int) error {
 				from = append(from, c.Validators+i)
 			}
 		}
-		all := s.await(len(from) * c.Peers)
-		for _, p := range from {
-			if err := s.peers[p].publish[m.topic](ctx, s.message(m.bytes, p)); err != nil {
+		all := s.await((len(s.published) + len(from)) * c.Peers)
+		for _, by := range from {
+			when, err := s.peers[by].Publish(ctx, m.topic, uint64(len(s.published)), m.bytes)
+			if err != nil {
 				return err
 			}
+			s.published = append(s.published, publication{by, when})
 		}
 		select {
 		case <-all:
 		case <-ctx.Done():
-			return fmt.Errorf("%d deliveries are missing: %w", s.missing(), ctx.Err())
+			return fmt.Errorf("not all peers have what was published on topic %s: %w", m.topic, ctx.Err())
 		}
 	}
 	return nil
 }
 
+// await returns a channel that is closed when there were so many deliveries.
 func (s *swarm) await(deliveries int) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.awaited, s.all = deliveries, make(chan struct{})
-	return s.all
+	s.awaited, s.enough = deliveries, make(chan struct{})
+	return s.enough
 }
 
-func (s *swarm) missing() int {
+func (s *swarm) got(d delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.awaited
-}
-
-// message makes a message that carries its number.
-func (s *swarm) message(size, by int) []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	data := binary.BigEndian.AppendUint64(make([]byte, 0, size), uint64(len(s.published)))
-	s.published = append(s.published, publication{by, time.Now()})
-	return data[:size]
-}
-
-func (s *swarm) handle(at int, data []byte) {
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p := s.published[binary.BigEndian.Uint64(data)]; p.by != at {
-		s.took = append(s.took, now.Sub(p.at))
-	}
-	if s.awaited--; s.awaited == 0 {
-		close(s.all)
+	if s.delivered = append(s.delivered, d); len(s.delivered) == s.awaited {
+		close(s.enough)
 	}
 }
 
-func (s *swarm) traffic() (sum p2p.Traffic) {
-	for _, p := range s.peers {
-		add(&sum, p.traffic())
+// took returns how long messages took to other peers, ascending.
+func (s *swarm) took() (list []time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.delivered {
+		if p := s.published[d.number]; p.by != d.at {
+			list = append(list, d.when.Sub(p.when))
+		}
 	}
-	return sum
+	slices.Sort(list)
+	return list
+}
+
+// usage sums up over all peers.
+func (s *swarm) usage(ctx context.Context) (sum Usage, err error) {
+	for i, p := range s.peers {
+		u, err := p.Usage(ctx)
+		if err != nil {
+			return sum, fmt.Errorf("peer %d: %w", i, err)
+		}
+		add(&sum.Traffic, u.Traffic)
+		sum.Lost += u.Lost
+		sum.CPU += u.CPU
+		sum.Memory += u.Memory
+	}
+	if len(s.c.Command) == 0 {
+		sum.CPU = cpu()
+	}
+	return sum, nil
 }
 
 func add(sum *p2p.Traffic, t p2p.Traffic) {
@@ -336,7 +401,7 @@ func (s *swarm) close() error {
 	errs := make([]error, len(s.peers))
 	var g sync.WaitGroup
 	for i, p := range s.peers {
-		g.Go(func() { errs[i] = p.close() })
+		g.Go(func() { errs[i] = p.Close() })
 	}
 	g.Wait()
 	return errors.Join(errs...)
@@ -348,4 +413,17 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+// resident is how much memory the process takes: as Linux tells, elsewhere what Go's runtime holds.
+func resident() int64 {
+	if data, err := os.ReadFile("/proc/self/statm"); err == nil {
+		var size, pages int64
+		if _, err := fmt.Sscan(string(data), &size, &pages); err == nil {
+			return pages * int64(os.Getpagesize())
+		}
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.Sys - m.HeapReleased)
 }

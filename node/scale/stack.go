@@ -3,8 +3,11 @@ package scale
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -39,27 +42,58 @@ func Stacks() []Stack { return []Stack{Poq, Bare, BareDefaults} }
 
 var topics = []ledger.Topic{ledger.TopicOrder, ledger.TopicAnswer, ledger.TopicScore, ledger.TopicCert}
 
-// gossip is one host of a stack.
+// gossip is one host of a stack in this process.
 type gossip struct {
 	addrs   []multiaddr.Multiaddr // with the peer id
 	connect func(context.Context, ...multiaddr.Multiaddr) error
-	publish map[ledger.Topic]func(context.Context, []byte) error
-	wait    map[ledger.Topic]func(ctx context.Context, peers int) error
+	topics  map[ledger.Topic]joined
 	traffic func() p2p.Traffic
 	lost    func() p2p.Stats
 	close   func() error
 }
 
+// joined is a topic of a host.
+type joined struct {
+	publish func(context.Context, []byte) error
+	wait    func(ctx context.Context, peers int) error
+}
+
+func (g *gossip) Addrs() []multiaddr.Multiaddr { return g.addrs }
+
+func (g *gossip) Dial(ctx context.Context, addrs []multiaddr.Multiaddr) error {
+	return g.connect(ctx, addrs...)
+}
+
+func (g *gossip) Ready(ctx context.Context, others int) error {
+	for name, t := range g.topics {
+		if err := t.wait(ctx, others); err != nil {
+			return fmt.Errorf("topic %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (g *gossip) Publish(ctx context.Context, topic ledger.Topic, number uint64, size int) (time.Time, error) {
+	data := binary.BigEndian.AppendUint64(make([]byte, 0, size), number)[:size]
+	at := time.Now()
+	return at, g.topics[topic].publish(ctx, data)
+}
+
+func (g *gossip) Usage(context.Context) (Usage, error) {
+	l := g.lost()
+	return Usage{Traffic: g.traffic(), Lost: l.Lost() + l.Rejected + l.Ignored}, nil
+}
+
+func (g *gossip) Close() error { return g.close() }
+
 // loopback is where hosts listen that are not given.
 var loopback = multiaddr.StringCast("/ip4/127.0.0.1/tcp/0")
 
-// start starts the stack on a host, or on one of its own if h is nil, and joins the topics. handle is called with
-// all messages, own ones too, from one goroutine for each topic. The host is closed if start fails.
-func (s Stack) start(h host.Host, handle func([]byte)) (*gossip, error) {
-	g := &gossip{
-		publish: map[ledger.Topic]func(context.Context, []byte) error{},
-		wait:    map[ledger.Topic]func(context.Context, int) error{},
-	}
+// start starts the stack on a host, or on one of its own if h is nil, and joins the topics. got is called with
+// the number of each message, own ones too, from one goroutine for each topic. The host is closed if start fails.
+func (s Stack) start(h host.Host, got func(number uint64)) (*gossip, error) {
+	g := &gossip{topics: map[ledger.Topic]joined{}}
+	handle := func(data []byte) { got(binary.BigEndian.Uint64(data)) }
 	start := g.bare
 	if s == Poq {
 		start = g.poq
@@ -96,7 +130,7 @@ func (g *gossip) poq(h host.Host, _ Stack, handle func([]byte)) error {
 		if err != nil {
 			return err
 		}
-		g.publish[name], g.wait[name] = t.Publish, t.WaitForPeers
+		g.topics[name] = joined{t.Publish, t.WaitForPeers}
 	}
 	return nil
 }
@@ -154,8 +188,10 @@ func (g *gossip) bare(h host.Host, s Stack, handle func([]byte)) (err error) {
 				handle(m.Data)
 			}
 		}()
-		g.publish[name] = func(ctx context.Context, data []byte) error { return t.Publish(ctx, data) }
-		g.wait[name] = func(ctx context.Context, peers int) error { return tracer.WaitForPeers(ctx, t, peers, low) }
+		g.topics[name] = joined{
+			func(ctx context.Context, data []byte) error { return t.Publish(ctx, data) },
+			func(ctx context.Context, peers int) error { return tracer.WaitForPeers(ctx, t, peers, low) },
+		}
 	}
 	return nil
 }
