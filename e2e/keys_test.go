@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/node/control"
 	"github.com/poqmesh/poq/node/genesis"
 	"github.com/poqmesh/poq/node/keystore"
 )
@@ -374,6 +376,14 @@ func TestGenesisIsMadeFromTheLinesOfItsValidators(t *testing.T) {
 	if got := u.line("genesis", "hash", copied); got != shown.Chain {
 		t.Errorf("the copy has hash %s, want %s", got, shown.Chain)
 	}
+	if got := u.poq("genesis", "diff", copied, "--dir", dir).ok().stdout; !strings.Contains(got, "equal") || !strings.Contains(got, shown.Chain) {
+		t.Errorf("genesis diff says %q of a copy", got)
+	}
+	mustWriteFile(t, copied, strings.Replace(string(data), `"min_fee": 10000`, `"min_fee": 20000`, 1), 0o644)
+	u.poq("genesis", "diff", copied, "--dir", dir).fails(1, copied, genesis.Path(dir), "the minimum fee: 0.020000 credits, not 0.010000 credits")
+	if r := u.poq("genesis", "diff", copied, "--dir", dir, "--json"); r.code != 1 || !strings.Contains(r.stdout, `"equal": false`) || !strings.Contains(r.stdout, "the minimum fee") {
+		t.Errorf("exit code %d: %s", r.code, r.stdout)
+	}
 }
 
 func TestGenesisThatCannotBeIsNotWritten(t *testing.T) {
@@ -439,6 +449,7 @@ func TestGenesisThatCannotBeIsNotWritten(t *testing.T) {
 		"split 1":       {`"band": 100`, `"band": 20000`},
 		"64 hex digits": {`"judge": "`, `"judge": "0`},
 		"EOF":           {"\n}", ""},
+		"peer id 13D3":  {`"peer": "12D3`, `"peer": "13D3`},
 	} {
 		broken := mustWriteFile(t, filepath.Join(t.TempDir(), "genesis.json"), strings.Replace(string(before), change[0], change[1], 1), 0o600)
 		u.poq("genesis", "show", broken).fails(1, broken, want)
@@ -490,4 +501,36 @@ func TestKeysThatAreNotThereAreSaidToBe(t *testing.T) {
 	u.poq("keys", "import", "account", text, "--dir", peerDir(t)).fails(1, text, "not a private key")
 	mustWriteFile(t, filepath.Join(dir, "account.key"), "hello", 0o600)
 	u.poq("keys", "list", "--dir", dir).fails(1, filepath.Join(dir, "account.key"), "not a private key")
+}
+
+func TestPeerRunsWithKeysThatAreEncrypted(t *testing.T) {
+	u, dir := newUser(t), peerDir(t)
+	right := mustWriteFile(t, filepath.Join(t.TempDir(), "right"), "correct horse\n", 0o600)
+	wrong := mustWriteFile(t, filepath.Join(t.TempDir(), "wrong"), "battery staple\n", 0o600)
+	up := []string{"up", "--json", "--dir", dir, "--port", "0", "--bind", "127.0.0.1", "--passphrase-file"}
+	own := decode[peerCard](u.poq("init", "--json", "--dir", dir, "--passphrase-file", right))
+	genesisOf(u, dir)
+	u.poq(append(up, wrong)...).fails(1, filepath.Join(dir, "peer.key"), "wrong passphrase")
+	c := u.command(append(up, right)...)
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &record{}
+	c.Stderr = log
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var card control.Status
+	if err := json.NewDecoder(out).Decode(&card); err != nil {
+		t.Errorf("%v\n%s", err, log)
+	} else if p := card.Peers[0]; p.PeerID != own.PeerID || p.Account.String() != own.Account {
+		t.Errorf("it runs as %+v, want %+v", p, own)
+	}
+	if err := errors.Join(c.Process.Signal(os.Interrupt), c.Wait()); err != nil {
+		t.Errorf("%v\n%s", err, log)
+	}
+	if strings.Contains(log.String(), "correct horse") {
+		t.Error("the passphrase was logged")
+	}
 }

@@ -106,8 +106,8 @@ func WithGenesis(g *ledger.Genesis) Option {
 	return func(c *config) error { c.genesis = g; return g.Validate() }
 }
 
-// WithIdentity gives the node its keys. Without it they are read from the data directory, where they must not be
-// encrypted. What a peer needs there and lacks is made: a peer key and an account key.
+// WithIdentity gives the node its keys. Without it they are read from the data directory, which must have mode 0700 then,
+// and where they must not be encrypted. What a peer needs there and lacks is made: a peer key and an account key.
 func WithIdentity(id keystore.Identity) Option {
 	return func(c *config) error { c.identity = &id; return nil }
 }

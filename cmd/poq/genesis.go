@@ -47,7 +47,7 @@ func newGenesisView(g *ledger.Genesis) genesisView {
 func newGenesis(g *globals) *cobra.Command {
 	var dir string
 	c := group("genesis", "Make the genesis of a network, and look at one",
-		genesisNew(g, &dir), genesisAddValidator(g, &dir), genesisAddAccount(g, &dir), genesisShow(g, &dir), genesisHash(g, &dir))
+		genesisNew(g, &dir), genesisAddValidator(g, &dir), genesisAddAccount(g, &dir), genesisShow(g, &dir), genesisHash(g, &dir), genesisDiff(g, &dir))
 	c.Long = `The genesis is the file genesis.json in a peer's directory: a network's name and rules, its
 validators, and who holds how many credits at the start. Its hash is the chain id. All
 peers of a network have the same one; with another one it is another network.
@@ -380,4 +380,35 @@ func genesisHash(g *globals, dir *string) *cobra.Command {
 		_, err = fmt.Fprintln(c.OutOrStdout(), v.Chain)
 		return err
 	}}
+}
+
+func genesisDiff(g *globals, dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "diff FILE", Short: "Name the first thing in which another genesis differs; the exit code tells", Args: args(cobra.ExactArgs(1)),
+		Long: `Compares the genesis of the directory with that of another peer, which it was refused by
+as one of another genesis.`,
+		RunE: func(c *cobra.Command, a []string) error {
+			own, err := readDraft(*dir)
+			if err != nil {
+				return err
+			}
+			other, err := openGenesis(*dir, a)
+			if err != nil {
+				return err
+			}
+			difference, equal := own.Difference(other), own.Chain() == other.Chain()
+			if g.json {
+				err = printJSON(c.OutOrStdout(), map[string]any{"equal": equal, "difference": difference, "chain": own.Chain(), "other_chain": other.Chain()})
+				if !equal {
+					err = errors.Join(err, errShown)
+				}
+				return err
+			}
+			if !equal {
+				return fmt.Errorf("%s differs from %s in %s", a[0], genesis.Path(*dir), difference)
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "equal: both are of chain %s\n", own.Chain())
+			return err
+		},
+	}
 }

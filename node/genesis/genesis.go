@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node/wholefile"
 )
@@ -39,10 +41,25 @@ func Read(path string) (*ledger.Genesis, error) {
 		return nil, fmt.Errorf("reading the genesis: %w", err)
 	}
 	g, err := ledger.ParseGenesis(data)
+	if g != nil {
+		if e := checkPeers(g); e != nil {
+			g, err = nil, e
+		}
+	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", path, err)
 	}
 	return g, err
+}
+
+// checkPeers checks what the ledger can't: it knows nothing of peer ids.
+func checkPeers(g *ledger.Genesis) error {
+	for i, v := range g.Validators {
+		if _, err := peer.Decode(v.Peer); err != nil {
+			return fmt.Errorf("genesis: validator %d %q: peer id %s: %w", i+1, v.Name, v.Peer, err)
+		}
+	}
+	return nil
 }
 
 // Put writes the genesis of a directory, which is made if need be. If it has one it must be the same, else the error
@@ -51,6 +68,9 @@ func Put(dir string, g *ledger.Genesis) error {
 	old, err := Read(Path(dir))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if err := checkPeers(g); err != nil {
+			return err
+		}
 		return write(dir, g)
 	case err != nil && !errors.Is(err, ledger.ErrNoValidators):
 		return err

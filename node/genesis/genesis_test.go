@@ -66,6 +66,25 @@ func TestFileStaysAsItIs(t *testing.T) {
 	}
 }
 
+func TestPeerIDThatIsNoneIsFoundWhenTheFileIsRead(t *testing.T) {
+	g := sample(t)
+	g.Validators[0].Peer = "12D3KooW"
+	data, err := json.Marshal(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "genesis.json")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Read(path)
+	for _, err := range []error{err, Put(t.TempDir(), g)} {
+		if got != nil || err == nil || !strings.Contains(err.Error(), `validator 1 "berlin": peer id 12D3KooW`) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
 func TestDirectoryKeepsItsGenesis(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "peer")
 	g := sample(t)
