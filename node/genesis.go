@@ -32,7 +32,7 @@ func FetchGenesis(ctx context.Context, network string, chain crypto.Hash, key li
 	if err != nil {
 		return nil, fmt.Errorf("address of a peer: %w", err)
 	}
-	host, err := p2p.New(p2p.Config{Network: network, Key: key, Logger: slog.New(slog.DiscardHandler)})
+	host, err := p2p.New(p2p.Config{Network: network, Key: key, Hello: helloOf(chain), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}

@@ -175,8 +175,9 @@ const (
 )
 
 // Hello is what a peer without roles says of itself in the network of a genesis.
-func Hello(g *ledger.Genesis) p2p.Hello {
-	chain := g.Chain()
+func Hello(g *ledger.Genesis) p2p.Hello { return helloOf(g.Chain()) }
+
+func helloOf(chain crypto.Hash) p2p.Hello {
 	return p2p.Hello{Genesis: chain[:], Protocol: protocolVersion, Oldest: protocolVersion}
 }
 

@@ -262,7 +262,7 @@ func TestNodeThatCannotWriteItsVoteLogStopsAndSignsNothingMore(t *testing.T) {
 // bareHost starts a host of the network without a node on it.
 func (s *swarm) bareHost(id keystore.Identity) *p2p.Host {
 	s.t.Helper()
-	h, err := p2p.New(p2p.Config{Network: s.genesis.Network, Key: id.Peer, Topics: topicNames(), Logger: slog.New(slog.DiscardHandler)})
+	h, err := p2p.New(p2p.Config{Network: s.genesis.Network, Key: id.Peer, Hello: Hello(s.genesis), Topics: topicNames(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -27,24 +27,27 @@ type tokenJSON struct {
 
 func newToken(g *globals) *cobra.Command {
 	var dir string
-	var drawn bool
+	var drawn, full bool
 	c := &cobra.Command{
 		Use: "token", Short: "Print the line with which others join the network", Args: args(cobra.NoArgs),
-		Long: `Prints the join token of the network that runs here: one line with its name, its
-genesis and the addresses of this peer. Give it to whoever is to join:
+		Long: `Prints the join token of the network that runs here: one line with its name, the hash of
+its genesis and the addresses of this peer. Give it to whoever is to join:
 
   poq up --join TOKEN --roles worker
 
-A token is no secret, and no permission: who has it knows where the network is.`,
+A small genesis is in the token; a larger one is fetched from the peer by who joins, or
+put into the token with --full. A token is no secret, and no permission: who has it knows
+where the network is.`,
 	}
 	c.Flags().StringVar(&dir, "dir", "", "directory of the network, if several run")
+	c.Flags().BoolVar(&full, "full", false, "put the genesis into the token, however long it becomes")
 	c.Flags().BoolVar(&drawn, "qr", false, "draw it as a QR code")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		client, err := dial(c, dir)
 		if err != nil {
 			return err
 		}
-		t, err := tokenOf(c, client)
+		t, err := tokenOf(c, client, full)
 		if err != nil {
 			return err
 		}
@@ -65,7 +68,7 @@ A token is no secret, and no permission: who has it knows where the network is.`
 }
 
 // tokenOf makes the token of what runs, and says on stderr if nobody can use it.
-func tokenOf(c *cobra.Command, client *control.Client) (t token.Token, err error) {
+func tokenOf(c *cobra.Command, client *control.Client, full bool) (t token.Token, err error) {
 	genesis, err := client.Genesis(c.Context())
 	if err != nil {
 		return t, err
@@ -80,21 +83,19 @@ func tokenOf(c *cobra.Command, client *control.Client) (t token.Token, err error
 			addrs = append(addrs, a)
 		}
 	}
-	if t = token.New(genesis, addrs); len(t.Addresses) > 0 {
-		return t, nil
+	if t = token.New(genesis, addrs); len(t.Addresses) == 0 {
+		// On one machine a network on loopback is of use too.
+		t.Addresses = addrs[:min(len(addrs), token.MaxAddresses)]
+		fmt.Fprintln(c.ErrOrStderr(), "this token is of use on this machine only: the peer has no address that others reach; start it without --bind, or tell its address with --announce")
 	}
-	// On one machine a network on loopback is of use too.
-	t.Addresses = addrs[:min(len(addrs), token.MaxAddresses)]
-	fmt.Fprintln(c.ErrOrStderr(), "this token is of use on this machine only: the peer has no address that others reach; start it without --bind, or tell its address with --announce")
+	if full {
+		return t.Full(genesis)
+	}
 	return t, nil
 }
 
-// printQR draws a token for the camera of another machine: two modules of the code make a character. It leaves the genesis
-// out if the token has an address where it can be had, since the code would fill a screen otherwise.
+// printQR draws a token for the camera of another machine: two modules of the code make a character.
 func printQR(w io.Writer, t token.Token, colour bool) error {
-	if len(t.Addresses) > 0 {
-		t.Genesis = nil
-	}
 	code, err := qr.Encode(t.String(), qr.L)
 	if err != nil {
 		return fmt.Errorf("drawing the token: %w", err)

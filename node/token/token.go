@@ -1,12 +1,13 @@
 // Package token has the line that one sends to somebody who is to join a network: its name, its chain id, the genesis
-// itself unless that is large, and addresses of peers to begin with.
+// itself if it is small, and addresses of peers to begin with.
 //
 // A token is "poq1" and then, in base64url without padding, four bytes of checksum and a DEFLATE stream (RFC 1951) of
 //
 //	network     bytes, at most 128
 //	chain       32 bytes, the hash of the genesis
 //	genesis     bytes, its canonical encoding, or none: then it is fetched from a peer by its hash
-//	addresses   count, then each as bytes: a binary multiaddr that ends in /p2p/<peer id>
+//	peers       count, then for each its peer id as bytes, and its addresses: a count from 1 on, then each as bytes, a
+//	            binary multiaddr without the peer id
 //
 // with lengths and counts as in docs/protocol.md. The checksum is the beginning of the SHA-256 of the stream. It finds
 // what a hand or a terminal did to the line; it proves nothing about who made it. The 1 is the version.
@@ -40,12 +41,16 @@ var (
 
 // Bounds of a token.
 const (
-	MaxAddresses = 16
-	// maxGenesis is how many bytes a genesis may take of a token, compressed. One of four validators takes 600.
-	maxGenesis = 1024
+	MaxAddresses = 16 // of all peers together
+	maxPublic    = 6  // of one peer, in a token that New makes
+	maxPrivate   = 2
+	// short is how many characters a line may have with the genesis in it: it can be pasted in a chat, and as a QR code
+	// be read by a phone. A genesis of two validators takes 400.
+	short      = 600
 	maxNetwork = 128
 	maxAddress = 256
-	maxToken   = 8 << 10  // characters
+	maxPeer    = 64
+	maxToken   = 96 << 10 // characters
 	maxBody    = 64 << 10 // bytes before compression
 )
 
@@ -64,15 +69,64 @@ type Token struct {
 	Addresses []multiaddr.Multiaddr
 }
 
-// New makes a token for a network. Of the addresses, each of which ends in /p2p/<peer id>, it takes the first
-// [MaxAddresses] that [Routable] keeps.
+// New makes a token for a network from addresses of its peers, each of which ends in /p2p/<peer id>. It takes those that
+// [Routable] keeps, of each peer the best few, and the genesis if the line is short all the same; [Token.Full] adds it to any.
 func New(g *ledger.Genesis, addrs []multiaddr.Multiaddr) Token {
-	t := Token{Network: g.Network, Chain: g.Chain(), Addresses: Routable(addrs)}
+	t := Token{Network: g.Network, Chain: g.Chain(), Genesis: g}
+	for _, p := range group(Routable(addrs)) {
+		t.Addresses = append(t.Addresses, best(p)...)
+	}
 	t.Addresses = t.Addresses[:min(len(t.Addresses), MaxAddresses)]
-	if len(deflate(g.Encode())) <= maxGenesis {
-		t.Genesis = g
+	if len(t.String()) > short {
+		t.Genesis = nil
 	}
 	return t
+}
+
+// Full returns the token with the genesis in it. It fails if that is too large for a token.
+func (t Token) Full(g *ledger.Genesis) (Token, error) {
+	t.Genesis = g
+	if size := len(t.body()); size > maxBody {
+		return t, fmt.Errorf("the genesis is too large for a token (%d bytes, at most %d): leave it out, peers give it to who joins", size, maxBody)
+	}
+	return t, nil
+}
+
+// group sorts addresses by their peers, in the order in which those come first.
+func group(addrs []multiaddr.Multiaddr) (peers [][]multiaddr.Multiaddr) {
+	index := map[peer.ID]int{}
+	for _, a := range addrs {
+		_, id := peer.SplitAddr(a)
+		i, ok := index[id]
+		if !ok {
+			i = len(peers)
+			index[id], peers = i, append(peers, nil)
+		}
+		peers[i] = append(peers[i], a)
+	}
+	return peers
+}
+
+// best returns the addresses of one peer that are worth their place: public ones, few private ones, and those through a
+// relay only if there are no public ones.
+func best(addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
+	var public, private, relayed []multiaddr.Multiaddr
+	for _, a := range addrs {
+		_, err := a.ValueForProtocol(multiaddr.P_CIRCUIT)
+		_, noIP := manet.ToIP(a)
+		switch {
+		case err == nil:
+			relayed = append(relayed, a)
+		case noIP != nil || manet.IsPublicAddr(a):
+			public = append(public, a)
+		default:
+			private = append(private, a)
+		}
+	}
+	if len(public) > 0 {
+		return append(public[:min(len(public), maxPublic)], private[:min(len(private), maxPrivate)]...)
+	}
+	return append(relayed[:min(len(relayed), maxPublic)], private[:min(len(private), maxPublic)]...)
 }
 
 // Routable returns those of the addresses that another machine may reach: not loopback, link-local or unspecified ones.
@@ -81,7 +135,7 @@ func Routable(addrs []multiaddr.Multiaddr) (kept []multiaddr.Multiaddr) {
 	for _, a := range addrs {
 		ip, err := manet.ToIP(a)
 		if err == nil {
-			if n, ok := netip.AddrFromSlice(ip); !ok || n.IsUnspecified() || n.IsLoopback() || n.IsLinkLocalUnicast() || n.Unmap().IsMulticast() {
+			if n, ok := netip.AddrFromSlice(ip); !ok || n.IsUnspecified() || n.Unmap().IsLoopback() || n.IsLinkLocalUnicast() || n.Unmap().IsMulticast() {
 				continue
 			}
 		}
@@ -92,6 +146,12 @@ func Routable(addrs []multiaddr.Multiaddr) (kept []multiaddr.Multiaddr) {
 
 // String returns the token's line.
 func (t Token) String() string {
+	stream := deflate(t.body())
+	sum := crypto.Sum(stream)
+	return prefix + base64.RawURLEncoding.EncodeToString(append(sum[:checksum:checksum], stream...))
+}
+
+func (t Token) body() []byte {
 	b := crypto.AppendBytes(nil, t.Network)
 	b = append(b, t.Chain[:]...)
 	var genesis []byte
@@ -99,13 +159,18 @@ func (t Token) String() string {
 		genesis = t.Genesis.Encode()
 	}
 	b = crypto.AppendBytes(b, genesis)
-	b = crypto.AppendCount(b, len(t.Addresses))
-	for _, a := range t.Addresses {
-		b = crypto.AppendBytes(b, a.Bytes())
+	peers := group(t.Addresses)
+	b = crypto.AppendCount(b, len(peers))
+	for _, addrs := range peers {
+		_, id := peer.SplitAddr(addrs[0])
+		b = crypto.AppendBytes(b, string(id))
+		b = crypto.AppendCount(b, len(addrs))
+		for _, a := range addrs {
+			transport, _ := peer.SplitAddr(a)
+			b = crypto.AppendBytes(b, transport.Bytes())
+		}
 	}
-	stream := deflate(b)
-	sum := crypto.Sum(stream)
-	return prefix + base64.RawURLEncoding.EncodeToString(append(sum[:checksum:checksum], stream...))
+	return b
 }
 
 // Parse reads a token. White space in it does not matter: terminals and mail break long lines.
@@ -153,9 +218,17 @@ func decode(stream []byte) (t Token, err error) {
 	r := crypto.NewReader(body)
 	t.Network, t.Chain = string(r.Bytes(maxNetwork)), r.Hash()
 	genesis := r.Bytes(maxBody)
-	addresses := make([][]byte, r.Count(MaxAddresses, 4))
-	for i := range addresses {
-		addresses[i] = r.Bytes(maxAddress)
+	type group struct {
+		id    []byte
+		addrs [][]byte
+	}
+	groups := make([]group, r.Count(MaxAddresses, 6))
+	for i := range groups {
+		groups[i].id = r.Bytes(maxPeer)
+		groups[i].addrs = make([][]byte, r.Count(MaxAddresses, 4))
+		for j := range groups[i].addrs {
+			groups[i].addrs[j] = r.Bytes(maxAddress)
+		}
 	}
 	if err := r.End(); err != nil {
 		return t, err
@@ -168,15 +241,33 @@ func decode(stream []byte) (t Token, err error) {
 			return t, errors.New("its genesis is not that of its chain id")
 		}
 	}
-	for _, raw := range addresses {
-		a, err := multiaddr.NewMultiaddrBytes(raw)
-		if err != nil {
-			return t, fmt.Errorf("address: %w", err)
+	seen := map[peer.ID]bool{}
+	for _, g := range groups {
+		id, err := peer.IDFromBytes(g.id)
+		switch {
+		case err != nil:
+			return t, fmt.Errorf("peer id: %w", err)
+		case seen[id] || len(g.addrs) == 0:
+			return t, fmt.Errorf("peer %s stands twice, or without an address", id)
 		}
-		if _, err := peer.AddrInfoFromP2pAddr(a); err != nil {
-			return t, fmt.Errorf("address %s: %w", a, err)
+		seen[id] = true
+		for _, raw := range g.addrs {
+			a, err := multiaddr.NewMultiaddrBytes(raw)
+			if err == nil && len(a) == 0 {
+				err = errors.New("it is empty")
+			}
+			if err != nil {
+				return t, fmt.Errorf("address: %w", err)
+			}
+			whole, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: id, Addrs: []multiaddr.Multiaddr{a}})
+			if err != nil {
+				return t, fmt.Errorf("address %s: %w", a, err)
+			}
+			t.Addresses = append(t.Addresses, whole...)
 		}
-		t.Addresses = append(t.Addresses, a)
+	}
+	if len(t.Addresses) > MaxAddresses {
+		return t, fmt.Errorf("more than %d addresses", MaxAddresses)
 	}
 	return t, nil
 }

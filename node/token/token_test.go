@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,14 +40,18 @@ func address(t testing.TB, transport string) multiaddr.Multiaddr {
 	return a
 }
 
+func genesis(validators int) *ledger.Genesis {
+	g, _ := ledgertest.NewGenesis("somewhere", validators)
+	return g
+}
+
 func sample(t testing.TB, validators int) Token {
 	t.Helper()
-	g, _ := ledgertest.NewGenesis("somewhere", validators)
-	return New(g, []multiaddr.Multiaddr{address(t, "/ip4/192.168.7.20/udp/4777/quic-v1"), address(t, "/ip4/192.168.7.20/tcp/4777"), address(t, "/dns4/poq.example.org/tcp/4777")})
+	return New(genesis(validators), []multiaddr.Multiaddr{address(t, "/ip4/192.168.7.20/udp/4777/quic-v1"), address(t, "/ip4/192.168.7.20/tcp/4777"), address(t, "/dns4/poq.example.org/tcp/4777")})
 }
 
 func TestTokenReadsBackAsWritten(t *testing.T) {
-	for _, validators := range []int{1, 4, 7, ledger.MaxValidators} {
+	for _, validators := range []int{1, 2, 4, 7, ledger.MaxValidators} {
 		want := sample(t, validators)
 		got, err := Parse(want.String())
 		if err != nil {
@@ -55,8 +60,15 @@ func TestTokenReadsBackAsWritten(t *testing.T) {
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%d validators: read %+v, want %+v", validators, got, want)
 		}
-		if inside := want.Genesis != nil; inside != (validators <= 7) {
-			t.Errorf("%d validators: genesis in the token: %v", validators, inside)
+		if inside := want.Genesis != nil; inside != (validators <= 2) || len(want.String()) > short {
+			t.Errorf("%d validators: genesis in the token: %v, %d characters", validators, inside, len(want.String()))
+		}
+		full, err := want.Full(genesis(validators))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Parse(full.String()); err != nil || !reflect.DeepEqual(got, full) {
+			t.Errorf("%d validators: read %+v, %v, want %+v", validators, got, err, full)
 		}
 	}
 }
@@ -126,22 +138,27 @@ func line(body []byte) string {
 
 func TestTokenErrorsSayWhatIsWrong(t *testing.T) {
 	g, _ := ledgertest.NewGenesis("somewhere", 1)
-	body := func(network string, chain crypto.Hash, genesis []byte, addresses ...[]byte) []byte {
+	type one struct{ id, addr []byte }
+	body := func(network string, chain crypto.Hash, genesis []byte, peers ...one) []byte {
 		b := crypto.AppendBytes(nil, network)
 		b = crypto.AppendBytes(append(b, chain[:]...), genesis)
-		b = crypto.AppendCount(b, len(addresses))
-		for _, a := range addresses {
-			b = crypto.AppendBytes(b, a)
+		b = crypto.AppendCount(b, len(peers))
+		for _, p := range peers {
+			b = crypto.AppendCount(crypto.AppendBytes(b, p.id), 1)
+			b = crypto.AppendBytes(b, p.addr)
 		}
 		return b
 	}
-	many := make([][]byte, MaxAddresses+1)
+	transport, id := peer.SplitAddr(address(t, "/ip4/10.0.0.1/tcp/4777"))
+	good := one{[]byte(id), transport.Bytes()}
+	many := make([]one, MaxAddresses+1)
 	for i := range many {
-		many[i] = address(t, "/ip4/10.0.0.1/tcp/4777").Bytes()
+		many[i] = good
 	}
-	nobody, err := multiaddr.NewMultiaddr("/ip4/10.0.0.1/tcp/4777")
-	if err != nil {
-		t.Fatal(err)
+	crowd := crypto.AppendBytes(append(crypto.AppendBytes(nil, "x"), make([]byte, 32)...), []byte{})
+	crowd = crypto.AppendCount(crowd, 2)
+	for range 2 {
+		crowd = crypto.AppendCount(crypto.AppendBytes(crowd, good.id), 0)
 	}
 	for name, c := range map[string]struct {
 		token string
@@ -161,8 +178,11 @@ func TestTokenErrorsSayWhatIsWrong(t *testing.T) {
 		"no genesis":             {line(body("x", g.Chain(), []byte("?"))), nil, "genesis"},
 		"another genesis":        {line(body(g.Network, crypto.Hash{1}, g.Encode())), nil, "chain id"},
 		"another network":        {line(body("x", g.Chain(), g.Encode())), nil, "chain id"},
-		"address of nobody":      {line(body("x", g.Chain(), nil, nobody.Bytes())), nil, "/ip4/10.0.0.1/tcp/4777"},
-		"address of nonsense":    {line(body("x", g.Chain(), nil, []byte{255})), nil, "address"},
+		"nobody":                 {line(body("x", g.Chain(), nil, one{nil, good.addr})), nil, "peer id"},
+		"address of nonsense":    {line(body("x", g.Chain(), nil, one{good.id, []byte{255}})), nil, "address"},
+		"address of nothing":     {line(body("x", g.Chain(), nil, one{good.id, nil})), nil, "address"},
+		"one peer twice":         {line(body("x", g.Chain(), nil, good, good)), nil, "twice"},
+		"peer without address":   {line(crowd), nil, "without an address"},
 		"more addresses than 16": {line(body("x", g.Chain(), nil, many...)), nil, "out of its bounds"},
 	} {
 		_, err := Parse(c.token)
@@ -199,11 +219,57 @@ func TestRoutableLeavesOutWhatNoOtherMachineReaches(t *testing.T) {
 	}
 }
 
+func TestNewTakesTheBestAddressesOfAPeer(t *testing.T) {
+	list := func(transports ...string) (addrs []multiaddr.Multiaddr) {
+		for _, a := range transports {
+			addrs = append(addrs, address(t, a))
+		}
+		return addrs
+	}
+	const relay = "/ip4/1.2.3.4/tcp/4777/p2p/12D3KooWJoXQW5qNNre8W19nwqifBCvhLdYvvhKaVcxJxszTRSLL/p2p-circuit"
+	for name, c := range map[string]struct{ from, want []multiaddr.Multiaddr }{
+		"public ones first, two private ones, no relay": {
+			list(relay, "/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.2/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.3/tcp/1", "/dns4/poq.example.org/tcp/1", "/ip4/8.8.8.8/tcp/1"),
+			list("/dns4/poq.example.org/tcp/1", "/ip4/8.8.8.8/tcp/1", "/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.2/tcp/1"),
+		},
+		"relayed and private ones": {list("/ip4/10.0.0.1/tcp/1", relay), list(relay, "/ip4/10.0.0.1/tcp/1")},
+		"private ones":             {list("/ip4/10.0.0.1/tcp/1", "/ip6/fd00::1/tcp/1"), list("/ip4/10.0.0.1/tcp/1", "/ip6/fd00::1/tcp/1")},
+		"none":                     {list("/ip4/127.0.0.1/tcp/1"), nil},
+	} {
+		if got := New(genesis(1), c.from).Addresses; !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+func TestGenesisThatIsTooLargeForATokenIsSaid(t *testing.T) {
+	g := genesis(1)
+	for i := range 1000 {
+		g.Accounts = append(g.Accounts, ledger.GenesisAccount{ID: ledgertest.Key(fmt.Sprint("account ", i)).Public(), Name: strings.Repeat("x", 64)})
+	}
+	slices.SortFunc(g.Accounts, func(a, b ledger.GenesisAccount) int { return a.ID.Compare(b.ID) })
+	if _, err := New(g, nil).Full(g); err == nil || !strings.Contains(err.Error(), "too large") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestNewTakesNoMoreAddressesThanParse(t *testing.T) {
 	g, _ := ledgertest.NewGenesis("somewhere", 1)
 	var addrs []multiaddr.Multiaddr
 	for i := range 3 * MaxAddresses {
-		addrs = append(addrs, address(t, fmt.Sprintf("/ip4/10.0.0.%d/tcp/4777", i+1)))
+		key, err := libp2p.UnmarshalEd25519PrivateKey(ledgertest.Key(fmt.Sprint("peer ", i)).Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := peer.IDFromPrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := multiaddr.NewMultiaddr(fmt.Sprintf("/ip4/10.0.0.%d/tcp/4777/p2p/%s", i+1, id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs = append(addrs, a)
 	}
 	got, err := Parse(New(g, addrs).String())
 	if err != nil || len(got.Addresses) != MaxAddresses {
