@@ -8,13 +8,14 @@ GO ?= go
 FUZZTIME ?= 5000x
 BENCHTIME ?= 2s
 CHAOS ?= 5m
+SOAK ?= 30m
 SIMRUNS ?= 1000000
 VALIDATORS ?= 4
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test vet lint unit race fuzz e2e netns netns-short chaos sim mutants cross bench bench-settle bench-sync bench-receipt bench-apply bench-votelog bench-gossip bench-scale clean
+.PHONY: help build demo test vet lint unit race fuzz e2e netns netns-short chaos soak sim mutants cross bench bench-settle bench-sync bench-receipt bench-apply bench-votelog bench-gossip bench-scale clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +66,9 @@ netns-short: build ## the same, shortened
 chaos: build ## kill peers under load for CHAOS, with as many validators as VALIDATORS
 	POQ_CHAOS=$(CHAOS) POQ_CHAOS_VALIDATORS=$(VALIDATORS) POQ_BIN=$(CURDIR)/bin/poq \
 		$(GO) test -count=1 -timeout 0 -v -run 'TestKilledPeers' ./e2e
+
+soak: build ## run a network for SOAK, with tasks all the time and peers that come and go: nothing may grow
+	POQ_SOAK=$(SOAK) POQ_BIN=$(CURDIR)/bin/poq $(GO) test -count=1 -timeout 0 -v -run 'TestPeersTakeNoMore' ./e2e
 
 sim: build ## simulate SIMRUNS runs of the settlement with faults and adversaries
 	./bin/poq sim --runs $(SIMRUNS)
