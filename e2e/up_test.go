@@ -83,7 +83,7 @@ func (m *machines) putGenesis(name string, g *ledger.Genesis) {
 
 // args are those with which a peer runs beside others on one machine.
 func (m *machines) args(name string, more ...string) []string {
-	return append([]string{"up", "--json", "--dir", m.path(name), "--bind", "127.0.0.1", "--port", "0"}, more...)
+	return append([]string{"up", "--json", "--dir", m.path(name), "--bind", "127.0.0.1", "--port", "0", "--mdns=false", "--port-map=false"}, more...)
 }
 
 // up starts a peer and waits for its card.
