@@ -12,9 +12,8 @@ import (
 
 // Bounds on what an engine keeps for tasks that nobody has paid for yet.
 const (
-	maxUnlocked = 4096 // orders without a lock
-	maxHeld     = 1024 // messages that overtook the lock of their task
-	maxRecent   = 1024 // bundle headers kept per validator, to notice equivocation
+	maxHeld   = 1024 // messages that overtook the lock of their task
+	maxRecent = 1024 // bundle headers kept per validator, to notice equivocation
 )
 
 // retryFirst is the time after which an undecided task's messages are sent again; it doubles up to
@@ -37,13 +36,12 @@ type Engine struct {
 	self    int // index in the committee, -1 for a peer that only follows
 	host    Host
 
-	tasks    map[TaskID]*task
-	unlocked []TaskID   // tasks that were not locked when they were added, oldest first
-	held     []Verified // messages for tasks that are not locked yet, oldest first
+	tasks map[TaskID]*task // locked ones, and orders that this validator voted for or that wait
+	held  []Verified       // messages for tasks that are not locked yet, oldest first
 
 	voted    map[nonce]TaskID     // lock votes whose lock is not applied yet
 	reserved map[AccountID]Amount // the fees of these
-	waiting  map[nonce]TaskID     // orders that wait for the one before them, or for funds
+	waiting  waitingOrders        // for the one before them, or for funds
 	frozen   map[AccountID]bool   // payers that signed two orders with one nonce
 	sent     map[TaskID][]Leaf    // own votes on open tasks, in the order in which they were cast
 	openings map[TaskID]logged    // own score commitments on open tasks
@@ -149,7 +147,7 @@ func NewEngine(g *Genesis, self int, host Host) *Engine {
 	return &Engine{
 		genesis: g, domain: Domain(g), self: self, host: host,
 		tasks: map[TaskID]*task{},
-		voted: map[nonce]TaskID{}, reserved: map[AccountID]Amount{}, waiting: map[nonce]TaskID{}, frozen: map[AccountID]bool{},
+		voted: map[nonce]TaskID{}, reserved: map[AccountID]Amount{}, waiting: newWaitingOrders(), frozen: map[AccountID]bool{},
 		sent: map[TaskID][]Leaf{}, openings: map[TaskID]logged{}, restored: map[TaskID][]Message{},
 		recent: make([]headers, len(g.Validators)), accused: map[crypto.Hash]bool{},
 		silent: map[uint16]bool{},
@@ -208,23 +206,11 @@ func (e *Engine) Resume(l *LockCert) {
 // OpenTasks returns the number of tasks without an outcome.
 func (e *Engine) OpenTasks() int { return len(e.tasks) }
 
-// task returns the task with an id and makes it if need be. Too many unpaid orders push out the
-// oldest; a lock certificate brings a task back.
+// task returns the task with an id and makes it if need be.
 func (e *Engine) task(id TaskID) *task {
 	if t, ok := e.tasks[id]; ok {
 		return t
 	}
-	for len(e.unlocked) >= maxUnlocked {
-		oldest := e.unlocked[0]
-		e.unlocked = e.unlocked[1:]
-		if t, ok := e.tasks[oldest]; ok && !t.locked {
-			delete(e.tasks, oldest)
-			if t.order != nil {
-				delete(e.waiting, nonceOf(t.order.Statement))
-			}
-		}
-	}
-	e.unlocked = append(e.unlocked, id)
 	t := &task{
 		id: id, retry: retryFirst,
 		commits: map[AccountID]crypto.Hash{}, declined: map[AccountID]bool{}, early: map[AccountID]*AnswerMessage{},
@@ -372,9 +358,9 @@ func (e *Engine) Timer(tm Timer) {
 }
 
 // resend sends what this validator said of an undecided task once more, in case it was lost. Of an order
-// that it did not vote for it says nothing.
+// that it did not vote for it says nothing, nor of one of a payer that contradicted itself.
 func (e *Engine) resend(t *task) {
-	if !t.locked && len(e.sent[t.id]) == 0 {
+	if !t.locked && (len(e.sent[t.id]) == 0 || e.frozen[t.order.Statement.Payer]) {
 		return
 	}
 	if !t.locked {
@@ -453,44 +439,51 @@ func (e *Engine) onOrder(id TaskID, m *OrderMessage) {
 	if t, ok := e.tasks[id]; ok && t.order != nil && !t.restored {
 		return
 	}
+	e.host.Observe(Progress{Task: id, Step: Ordered, Order: &m.Order.Statement, Prompt: m.Prompt})
+	if e.self < 0 {
+		return // who only follows has no use for it before its lock, which repeats it
+	}
 	t := e.task(id)
 	t.order, t.restored = &m.Order, false
-	e.host.Observe(Progress{Task: id, Step: Ordered, Order: &m.Order.Statement, Prompt: m.Prompt})
-	if e.self >= 0 {
-		e.voteLock(t)
-		e.setRetry(t)
+	e.voteLock(t)
+	if e.tasks[id] == t {
+		e.countLocks(t)
+		e.release(t)
 	}
-	e.countLocks(t)
-	e.release(t)
 }
 
 // voteLock votes for an order's lock: once per (payer, nonce), if the order before it is the one that
-// this validator voted for or applied, and if the funds are there after all that it voted for (§4).
+// this validator voted for or applied, and if the funds are there after all that it voted for (§4). An order that can't
+// be voted for yet waits; one that never can is forgotten.
 func (e *Engine) voteLock(t *task) {
 	o := t.order.Statement
 	at := nonceOf(o)
 	if e.frozen[o.Payer] {
+		e.forget(t.id)
 		return
 	}
 	if other, ok := e.lockedOrVoted(at); ok && other != t.id {
 		if first, ok := e.signedOrder(other); ok {
 			e.accuse(ordersEvidence(first, *t.order))
 		}
+		e.forget(t.id)
 		return
 	}
+	balance := e.host.Account(o.Payer).Balance
 	if o.Nonce > 0 {
 		before, ok := e.lockedOrVoted(nonce{o.Payer, o.Nonce - 1})
 		if !ok {
-			e.waiting[at] = t.id
+			e.wait(t, balance >= int64(o.Fee))
 			return
 		}
-		if before != o.Previous {
-			return // not the chain that this validator follows
+		if before != o.Previous { // not the chain that this validator follows
+			e.forget(t.id)
+			return
 		}
 	}
 	if _, again := e.voted[at]; !again {
-		if e.host.Account(o.Payer).Balance < int64(e.reserved[o.Payer]+o.Fee) {
-			e.waiting[at] = t.id
+		if balance < int64(e.reserved[o.Payer]+o.Fee) {
+			e.wait(t, balance >= int64(o.Fee))
 			return
 		}
 		e.voted[at] = t.id
@@ -498,7 +491,23 @@ func (e *Engine) voteLock(t *task) {
 		e.host.Log(&OrderMessage{Order: *t.order})
 	}
 	e.vote(LockLeaf(t.id))
+	e.setRetry(t)
 	e.retryLock(nonce{o.Payer, o.Nonce + 1})
+}
+
+// wait keeps an order until it can be voted for, within bounds.
+func (e *Engine) wait(t *task, funded bool) {
+	for _, id := range e.waiting.add(nonceOf(t.order.Statement), t.id, funded) {
+		e.forget(id)
+	}
+}
+
+// forget drops an order that this validator did not vote for. A lock certificate brings its task back.
+func (e *Engine) forget(id TaskID) {
+	t, ok := e.tasks[id]
+	if ok && !t.locked && (t.order == nil || e.voted[nonceOf(t.order.Statement)] != id) {
+		delete(e.tasks, id)
+	}
 }
 
 // signedOrder returns the order of a task that is open, locked or settled.
@@ -518,11 +527,10 @@ func (e *Engine) lockedOrVoted(at nonce) (TaskID, bool) {
 
 // retryLock looks again at an order that waited.
 func (e *Engine) retryLock(at nonce) {
-	id, ok := e.waiting[at]
+	id, ok := e.waiting.take(at)
 	if !ok {
 		return
 	}
-	delete(e.waiting, at)
 	if t, ok := e.tasks[id]; ok && !t.locked && t.order != nil {
 		e.voteLock(t)
 	}
@@ -551,6 +559,7 @@ func (e *Engine) open(t *task, l *LockCert) {
 	o := l.Order.Statement
 	if err := e.host.Lock(l); err != nil {
 		e.odd(t.id, err.Error())
+		e.forget(t.id)
 		return
 	}
 	t.locked, t.lock, t.order, t.restored = true, l.Votes, &l.Order, false
@@ -563,7 +572,9 @@ func (e *Engine) open(t *task, l *LockCert) {
 			delete(e.reserved, o.Payer)
 		}
 	}
-	delete(e.waiting, at)
+	if id, ok := e.waiting.take(at); ok && id != t.id {
+		e.forget(id)
+	}
 	e.host.SetTimer(Timer{Task: t.id, Kind: AnswerDeadline}, time.Duration(o.AnswerDeadline)*time.Millisecond)
 	e.host.SetTimer(Timer{Task: t.id, Kind: ScoreDeadline}, time.Duration(o.ScoreDeadline)*time.Millisecond)
 	if e.self < 0 { // nothing to send again; by then the receipt should be here

@@ -373,18 +373,27 @@ func TestRestartedValidatorKeepsItsVotesAndFinishesItsTasks(t *testing.T) {
 	}
 }
 
+// offer gives a validator an order as if it had been verified, and returns its task.
+func (s *swarm) offer(p *peer, o Order) TaskID {
+	o.Split, o.Judge, o.MaxAnswers, o.AnswerDeadline, o.ScoreDeadline = 1, s.genesis.Judge, 1, 1000, 1000
+	id := OrderID(s.domain, o)
+	p.engine.Receive(Verified{&OrderMessage{Order: Signed[Order]{Statement: o}}, id})
+	return id
+}
+
 func TestUnpaidOrdersDoNotPileUp(t *testing.T) {
 	s := newSwarm(t, 4, 12)
 	p := s.peers[0]
-	for i := range maxUnlocked + 50 {
-		o := Order{Payer: testKey("poor", i%7).Public(), Nonce: 0, Fee: Credit, Split: 1, Judge: s.genesis.Judge, MaxAnswers: 1, AnswerDeadline: 1000, ScoreDeadline: 1000 + uint32(i)}
-		p.engine.Receive(Verified{&OrderMessage{Order: Signed[Order]{Statement: o}}, OrderID(s.domain, o)})
+	before := len(s.queue)
+	for i := range 2 * maxPoor {
+		s.offer(p, Order{Payer: testKey("poor", i).Public(), Fee: Credit})
+		s.offer(p, Order{Payer: testKey("poor", i).Public(), Nonce: uint64(i), Fee: Credit})
 	}
-	if n := p.engine.OpenTasks(); n > maxUnlocked {
+	if n := p.engine.OpenTasks(); n > maxPoor {
 		t.Errorf("%d unpaid orders are kept", n)
 	}
-	if n := len(p.engine.waiting); n > maxUnlocked {
-		t.Errorf("%d orders wait", n)
+	if n := len(s.queue) - before; n != 0 {
+		t.Errorf("%d timers and messages for what nobody paid", n)
 	}
 	for i := range 3 * maxHeld {
 		p.engine.Receive(Verified{&Signed[Decline]{}, TaskID{byte(i), byte(i >> 8)}})
@@ -394,6 +403,78 @@ func TestUnpaidOrdersDoNotPileUp(t *testing.T) {
 	}
 	if len(p.votes) != 0 {
 		t.Error("voted to lock fees that are not there")
+	}
+	follower := s.peers[len(s.peers)-1]
+	s.offer(follower, Order{Payer: testKey("poor", 0).Public(), Fee: Credit})
+	if n := follower.engine.OpenTasks(); n != 0 {
+		t.Errorf("a peer that only follows keeps %d unpaid orders", n)
+	}
+}
+
+func TestOrderThatCanNeverBeVotedForIsForgotten(t *testing.T) {
+	s := newSwarm(t, 4, 12)
+	p := s.peers[0]
+	payer := s.payer.Public()
+	first := s.offer(p, Order{Payer: payer, Fee: Credit})
+	if len(p.votes) != 1 || p.engine.OpenTasks() != 1 {
+		t.Fatalf("%d votes, %d tasks", len(p.votes), p.engine.OpenTasks())
+	}
+	s.offer(p, Order{Payer: payer, Nonce: 1, Previous: TaskID{1}, Fee: Credit}) // another chain
+	if n := p.engine.OpenTasks(); n != 1 {
+		t.Errorf("%d tasks: an order of another chain is kept", n)
+	}
+	s.offer(p, Order{Payer: payer, Fee: 2 * Credit}) // freezes the payer
+	for i := range 10 {
+		s.offer(p, Order{Payer: payer, Nonce: 1, Previous: first, Fee: Credit + Amount(i)})
+	}
+	if n := p.engine.OpenTasks(); n != 1 || len(p.votes) != 1 {
+		t.Errorf("%d tasks, %d votes: orders of a frozen payer are kept", n, len(p.votes))
+	}
+}
+
+func TestWaitingOrdersOfManyLeaveRoomForEveryPayer(t *testing.T) {
+	w := newWaitingOrders()
+	kept := map[TaskID]bool{}
+	add := func(payer string, n int, funded bool) TaskID {
+		id := TaskID(crypto.Sum(fmt.Append(nil, payer, n)))
+		kept[id] = true
+		for _, out := range w.add(nonce{AccountID(crypto.Sum([]byte(payer))), uint64(n)}, id, funded) {
+			delete(kept, out)
+		}
+		return id
+	}
+	for i := range 2 * maxWaitingPayer {
+		for p := range 8 {
+			add(fmt.Sprint("greedy", p), i, true)
+		}
+	}
+	if w.n != maxWaiting || len(kept) != maxWaiting {
+		t.Fatalf("%d orders wait, %d are kept, want %d", w.n, len(kept), maxWaiting)
+	}
+	modest := add("modest", 7, true)
+	for i := range 2 * maxPoor {
+		add(fmt.Sprint("poor", i), 1, false)
+	}
+	if !kept[modest] {
+		t.Error("who has one order finds no room among those who have many")
+	}
+	if len(w.poor) != maxPoor || len(kept) != maxWaiting+maxPoor || len(w.tasks) != len(kept) {
+		t.Errorf("%d poor of %d kept, %d known", len(w.poor), len(kept), len(w.tasks))
+	}
+	for p, list := range w.of {
+		for _, at := range list {
+			if !kept[w.tasks[at]] || at.payer != p {
+				t.Fatal("an order waits that was given up")
+			}
+		}
+	}
+	for at := range w.tasks {
+		if _, ok := w.take(at); !ok {
+			t.Fatal("lost")
+		}
+	}
+	if w.n+len(w.of)+len(w.poor)+len(w.tasks) != 0 {
+		t.Errorf("left: %+v", w)
 	}
 }
 

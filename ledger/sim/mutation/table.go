@@ -318,7 +318,7 @@ var mutations = []mutation{
 	{
 		name: "promised-fees-not-reserved", why: "a payer's balance is promised to many orders",
 		breaks: []string{"I9"},
-		edits:  []edit{{engine, "Balance < int64(e.reserved[o.Payer]+o.Fee)", "Balance < int64(o.Fee)"}},
+		edits:  []edit{{engine, "balance < int64(e.reserved[o.Payer]+o.Fee)", "balance < int64(o.Fee)"}},
 	},
 	{
 		name: "previous-order-not-compared", why: "§4: orders that no validator can pay together are certified",
@@ -438,7 +438,7 @@ var mutations = []mutation{
 	{
 		name: "waiting-orders-forgotten", why: "an order that came before the one before it is never voted for",
 		breaks: []string{"liveness"},
-		edits:  []edit{{engine, "	delete(e.waiting, at)\n	if t, ok := e.tasks[id]; ok && !t.locked && t.order != nil {", "	delete(e.waiting, at)\n	if t, ok := e.tasks[id]; ok && !t.locked && t.order == nil {"}},
+		edits:  []edit{{engine, "	if t, ok := e.tasks[id]; ok && !t.locked && t.order != nil {\n		e.voteLock(t)", "	if t, ok := e.tasks[id]; ok && !t.locked && t.order == nil {\n		e.voteLock(t)"}},
 	},
 	{
 		name: "reserved-fees-not-freed", why: "a payer's balance is promised for ever",
