@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/poqmesh/poq/crypto"
@@ -102,34 +100,74 @@ func (n *Node) validators() (peers []peer.ID) {
 	return peers
 }
 
-// errKnown: a peer may pass on what is settled here already; nobody is to blame.
-var errKnown = errors.New("nothing new about the task")
+var (
+	// errKnown: a peer may pass on what is settled here already; nobody is to blame.
+	errKnown = errors.New("nothing new about the task")
+	// errUnpaid: a peer may be a moment ahead; only if that goes on is it to blame.
+	errUnpaid = errors.New("nobody can be paid for the order")
+	errEarly  = errors.New("too much about tasks that are not locked")
+)
 
 // validate checks a message of a peer, the cheap things first. It runs in p2p's goroutines and looks at
-// nothing that changes but at which certificates are known.
+// nothing that changes but at what is known of tasks and accounts.
 func (n *Node) validate(topic ledger.Topic, from peer.ID, data []byte) (ledger.Verified, error) {
 	m, err := ledger.Decode(topic, data)
 	if err != nil {
 		return ledger.Verified{}, fmt.Errorf("%w: %w", p2p.ErrReject, err)
 	}
-	if from != n.host.ID() && n.stale(topic, m) {
-		return ledger.Verified{}, errKnown
+	if from != n.host.ID() && topic != ledger.TopicVotes {
+		if err := n.worth(from, m); err != nil {
+			return ledger.Verified{}, err
+		}
 	}
 	v, err := n.verifier.Verify(m)
 	if err != nil {
 		return v, verdict(err)
 	}
+	if from != n.host.ID() && topic != ledger.TopicVotes {
+		n.loop.known.heard(n.verifier.Task(m), m)
+	}
 	return v, nil
 }
 
-// stale tells whether a message can't change anything any more, so that replaying old ones costs
-// nobody a signature check and none is passed on. On the streams between validators everything is
+// worth tells whether a message can change anything, so that replaying old ones, and talk that nobody paid for, costs
+// nobody a signature check and is not passed on. On the streams between validators everything is
 // taken: who sends it there may need an answer.
-func (n *Node) stale(topic ledger.Topic, m ledger.Message) bool {
-	if e, ok := m.(*ledger.Evidence); ok {
-		return n.store.HasEvidence(e.ID(n.domain))
+func (n *Node) worth(from peer.ID, m ledger.Message) error {
+	switch m := m.(type) {
+	case *ledger.Evidence:
+		if n.store.HasEvidence(m.ID(n.domain)) {
+			return errKnown
+		}
+		if m.Offence == ledger.TwoOrders && n.store.Account(m.Orders[0].Statement.Payer) == (ledger.Account{}) {
+			if n.syncer.current.Load() {
+				n.host.Fault(from, p2p.FaultUseless) // keys cost nothing: that one contradicts itself is of interest to nobody
+			}
+			return errUnpaid
+		}
+		return nil
+	case *ledger.OrderMessage:
+		if n.store.IsLocked(n.verifier.Task(m)) {
+			return errKnown
+		}
+		if err := n.unpaid(m.Order.Statement); err != nil {
+			n.lend(from, m)
+			return err
+		}
+		return nil
 	}
-	return topic != ledger.TopicVotes && (n.loop.known.certificate(m) || n.store.IsSettled(n.verifier.Task(m)))
+	task := n.verifier.Task(m)
+	if n.store.IsSettled(task) {
+		return errKnown
+	}
+	stale, early := n.loop.known.stale(task, m)
+	switch {
+	case stale:
+		return errKnown
+	case early && !n.credit.of(from).early.Allow():
+		return errEarly
+	}
+	return nil
 }
 
 // verdict is the one place that says which failures are the sender's fault: all that the verifier
@@ -141,51 +179,4 @@ func verdict(err error) error {
 		}
 	}
 	return err
-}
-
-// known remembers how far the latest tasks have come, so that a certificate is not verified once more
-// for every validator that publishes it. It is safe for concurrent use.
-type known struct {
-	tasks *lru.Cache[ledger.TaskID, knownTask]
-}
-
-type knownTask struct {
-	step   ledger.Step
-	locked time.Time // here
-}
-
-// knownTasks is how many tasks are remembered.
-const knownTasks = 8192
-
-func newKnown() known {
-	c, err := lru.New[ledger.TaskID, knownTask](knownTasks)
-	if err != nil {
-		panic(err) // the size is positive
-	}
-	return known{c}
-}
-
-func (k known) observe(e Event) {
-	switch e.Step {
-	case ledger.Locked:
-		k.tasks.Add(e.Task, knownTask{e.Step, e.Time})
-	case ledger.Sealed:
-		t, _ := k.tasks.Get(e.Task)
-		k.tasks.Add(e.Task, knownTask{e.Step, t.locked})
-	}
-}
-
-func (k known) certificate(m ledger.Message) bool {
-	switch m := m.(type) {
-	case *ledger.LockCert:
-		return k.reached(m.Votes.Vote.Task, ledger.Locked)
-	case *ledger.SealCert:
-		return k.reached(m.Votes.Vote.Task, ledger.Sealed)
-	}
-	return false
-}
-
-func (k known) reached(task ledger.TaskID, step ledger.Step) bool {
-	t, ok := k.tasks.Get(task)
-	return ok && t.step >= step
 }

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/p2p"
+	"github.com/poqmesh/poq/p2p/p2ptest"
 )
 
 func TestSenderIsBlamedForWhatItsBytesProveAlone(t *testing.T) {
@@ -181,6 +183,70 @@ func TestFloodOfGarbageStopsNothingAndGetsNoVote(t *testing.T) {
 					t.Errorf("%s voted %v on %s", m.name, l.Kind, l.Task.Short())
 				}
 			}
+		}
+	}
+}
+
+func TestWhoHandsOverUnpaidOrdersIsThrownOutAndNobodyPassesThemOn(t *testing.T) {
+	t.Parallel()
+	s := startSwarm(t, 4, says("an answer"))
+	before := s.ask("before", AskOptions{MaxAnswers: 1}) // compares ledgers, so all are current
+	s.await(before.Task, s.all()...)
+	v := s.validators[0].node
+	s.waitCurrent(v)
+	a, err := p2ptest.New(s.genesis.Network)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	if err := a.Connect(soon(t), v.Host().Addrs()...); err != nil {
+		t.Fatal(err)
+	}
+	g, err := a.Gossip(soon(t), v.Host().ID(), topicNames()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, i := ledger.Domain(s.genesis), 0
+	sent, err := g.Flood(soon(t), string(ledger.TopicOrder), func() [][]byte {
+		i++
+		poor := testIdentity(t, fmt.Sprint("poor ", i))
+		_, data := ledger.Encode(&ledger.OrderMessage{Order: ledger.Sign(d, poor.Account, ledger.Order{
+			Payer: poor.Account.Public(), Fee: ledger.Credit, Split: 1, Prompt: crypto.Sum([]byte("q")), Judge: s.genesis.Judge,
+			MaxAnswers: 3, AnswerDeadline: 1000, ScoreDeadline: 2000,
+		})})
+		return [][]byte{data}
+	})
+	t.Logf("%d orders, then %v", sent, err)
+	select {
+	case <-a.Gone(v.Host().ID()):
+	case <-soon(t).Done():
+		t.Fatalf("still connected: %+v", v.Host().Scores()[a.ID()])
+	}
+	for _, m := range s.all() {
+		if m.node == v {
+			continue
+		}
+		for p, score := range m.node.Host().Scores() {
+			if score.Faults != 0 {
+				t.Errorf("%s blames %s: %+v", m.name, p, score)
+			}
+		}
+	}
+	after := s.ask("after it", AskOptions{MaxAnswers: 1})
+	if after.Outcome != ledger.Paid {
+		t.Errorf("settled as %v", after.Outcome)
+	}
+}
+
+// waitCurrent waits until a node has compared its ledger with a peer and lacked nothing.
+func (s *swarm) waitCurrent(n *Node) {
+	s.t.Helper()
+	for ctx := soon(s.t); !n.syncer.current.Load(); {
+		n.syncer.addAny()
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			s.t.Fatal("the ledger is never current")
 		}
 	}
 }

@@ -94,6 +94,14 @@ func (l *loop) do(f func(*ledger.Engine)) {
 	}
 }
 
+// offer hands an order to the engine that may wait, unless the loop is busy.
+func (l *loop) offer(v ledger.Verified) {
+	select {
+	case l.events <- func(e *ledger.Engine) { e.Receive(v) }:
+	default:
+	}
+}
+
 // receive hands a verified message to the engine.
 func (l *loop) receive(from peer.ID, v ledger.Verified) {
 	l.node.meter.received(v.Message())
@@ -337,8 +345,8 @@ func (l *loop) Observe(p ledger.Progress) {
 // logSettled writes the one line that a task has in the log. What was settled while this node was away has none: the syncer
 // says how much that was.
 func (l *loop) logSettled(e Event) {
-	t, ok := l.known.tasks.Get(e.Task)
-	if !ok || t.locked.IsZero() {
+	locked := l.known.lockedAt(e.Task)
+	if locked.IsZero() {
 		return
 	}
 	v, fee := e.Receipt.Outcome, e.Receipt.Order.Statement.Fee
@@ -351,7 +359,7 @@ func (l *loop) logSettled(e Event) {
 		}
 		line = append(line, "winner", winner, "score", best.Score)
 	}
-	l.node.log.Info("settled", append(line, "ms", e.Time.Sub(t.locked).Milliseconds())...)
+	l.node.log.Info("settled", append(line, "ms", e.Time.Sub(locked).Milliseconds())...)
 }
 
 // forgetOwn drops an own order that is settled: it need not be published again.

@@ -43,6 +43,7 @@ type Node struct {
 	loop     *loop
 	worker   *worker
 	syncer   *syncer
+	credit   credit
 	meter    *meter
 	born     time.Time
 
@@ -294,7 +295,7 @@ func (n *Node) identify() error {
 }
 
 func (n *Node) assemble() (err error) {
-	n.syncer = newSyncer(n)
+	n.syncer, n.credit = newSyncer(n), newCredit()
 	conf := p2p.Config{
 		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Host: n.cfg.host, Logger: n.log, Topics: topicNames(),
 		NAT: n.cfg.nat,

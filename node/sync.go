@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -193,6 +194,9 @@ type syncer struct {
 	every time.Duration
 	wake  chan struct{}
 	cores chan struct{} // held while verifying: as many as there are processors
+	// current is set once this ledger lacked nothing that a peer had: what others say and does not fit it may
+	// then be held against them.
+	current atomic.Bool
 
 	mu     sync.Mutex
 	queue  []peer.ID                       // to be compared with
@@ -309,8 +313,11 @@ func (s *syncer) with(ctx context.Context, p peer.ID) {
 		log.Info("caught up with peer", "settlements", all, "in", time.Since(begin))
 	}
 	switch {
-	case err == nil || s.node.ctx.Err() != nil:
+	case err == nil:
+		s.current.Store(true)
+	case s.node.ctx.Err() != nil:
 	case errors.Is(err, errLie):
+		s.node.host.Fault(p, p2p.FaultLie)
 		log.Warn("peer is not asked for its ledger any more", "error", err)
 		s.liars.Add(p, time.Now())
 		s.addAny()
