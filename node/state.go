@@ -25,6 +25,7 @@ type State struct {
 	Balance   int64            `json:"balance"` // µ-credits
 	Started   time.Time        `json:"started"`
 	Addrs     []string         `json:"addrs"`
+	Reach     Reach            `json:"reach"`
 	Ready     bool             `json:"ready"`
 	Problems  []Problem        `json:"problems"` // none if all is well
 	Bandwidth p2p.Bandwidth    `json:"bandwidth"`
@@ -51,6 +52,22 @@ type Problem struct {
 type PeerState struct {
 	p2p.PeerInfo
 	Name string `json:"name,omitempty"` // that of a validator in the genesis
+}
+
+// Reach is how others can reach a node, as far as it knows.
+type Reach struct {
+	State    string      `json:"state"`    // public: others can dial it; private: they tried and could not; unknown
+	Addrs    []ReachAddr `json:"addrs"`    // the public addresses that others were asked to try
+	Mapped   []string    `json:"mapped"`   // addresses that the router opened on request
+	Relays   []string    `json:"relays"`   // peers through which others reach it
+	Relaying bool        `json:"relaying"` // it serves as a relay
+	Through  []string    `json:"through"`  // peers that carry its gossip, since it has only relayed connections
+}
+
+// ReachAddr is an address and its state.
+type ReachAddr struct {
+	Addr  string `json:"addr"`
+	State string `json:"state"`
 }
 
 // Attempt is the latest try to reach a peer at an address.
@@ -129,6 +146,7 @@ func (n *Node) State() State {
 	for _, a := range n.host.Addrs() {
 		s.Addrs = append(s.Addrs, a.String())
 	}
+	s.Reach = reachOf(n.host.Reachability())
 	names := map[string]string{}
 	for _, v := range n.genesis.Validators {
 		names[v.Peer] = v.Name
@@ -157,6 +175,23 @@ func (n *Node) State() State {
 	}
 	s.Ready, s.Problems = n.judgeState(s, now)
 	return s
+}
+
+func reachOf(r p2p.Reachability) Reach {
+	out := Reach{State: r.Status, Addrs: []ReachAddr{}, Mapped: []string{}, Relays: []string{}, Relaying: r.Relaying, Through: []string{}}
+	for _, a := range r.Addrs {
+		out.Addrs = append(out.Addrs, ReachAddr{a.Addr.String(), a.Status})
+	}
+	for _, a := range r.Mapped {
+		out.Mapped = append(out.Mapped, a.String())
+	}
+	for _, p := range r.Relays {
+		out.Relays = append(out.Relays, p.String())
+	}
+	for _, p := range r.Through {
+		out.Through = append(out.Through, p.String())
+	}
+	return out
 }
 
 func (n *Node) members(peers []PeerState) []Member {
@@ -227,7 +262,11 @@ func (n *Node) judgeState(s State, now time.Time) (ready bool, problems []Proble
 	switch {
 	case here == 0:
 		ready = false
-		say("let UDP and TCP through the firewall, start the others, or join with a new token; poq doctor tells more", "no other peer is connected%s", whyNot(s.Attempts))
+		mend := "let UDP and TCP through the firewall, start the others, or join with a new token; poq doctor tells more"
+		if len(s.Attempts) == 0 {
+			mend = "give it somebody to begin with, poq up --join TOKEN or --bootstrap ADDRESS, or start another one in its local network"
+		}
+		say(mend, "no other peer is connected%s", whyNot(s.Attempts))
 	case now.Sub(s.Ledger.CaughtUp) > caughtUpFor:
 		ready = false
 		say("wait half a minute; if it stays, poq status shows who does not answer", "the ledger has not been compared with that of a peer yet")
@@ -273,7 +312,7 @@ func whyNot(attempts []Attempt) string {
 		}
 	}
 	if text == "" {
-		return ": no address was tried yet"
+		return ": it knows nobody yet"
 	}
 	return text
 }

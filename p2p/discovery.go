@@ -45,7 +45,7 @@ const (
 	FromExchange  Source = "exchange" // told by a bootstrap
 	FromMDNS      Source = "mdns"
 	FromDHT       Source = "dht"
-	FromPeer      Source = "peer"     // told by the peer itself when it was connected
+	FromPeer      Source = "peer" // told by the peer itself when it was connected
 )
 
 // finder finds peers and dials them. One goroutine decides; dials run in others.

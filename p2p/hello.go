@@ -308,6 +308,7 @@ func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 		_ = c.Close()
 		return
 	}
+	g.h.traffic.greeted(p)
 	g.h.watch.wake(p)
 	if f := g.h.finder.Load(); f != nil {
 		f.poke()

@@ -168,8 +168,8 @@ const (
 	// lastingPause is the middle of the pause after a failure that somebody must mend first, such as a wrong network.
 	lastingPause = 10 * time.Minute
 	// askMin and askMax bound how often a bootstrap is asked for peers, and the DHT, while some are missing.
-	askMin = 10 * time.Second
-	askMax = 10 * time.Minute
+	askMin      = 10 * time.Second
+	askMax      = 10 * time.Minute
 	walkTimeout = time.Minute // one look into the DHT
 	// exchangePeers is how many peers a bootstrap names at once, and maxRecord bounds the record of each.
 	exchangePeers = 32

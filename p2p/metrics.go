@@ -81,6 +81,8 @@ var (
 	descGossipMesh     = desc("poq_gossip_mesh_peers", "Peers in the topic's mesh.", "topic")
 	descGossipUnsent   = desc("poq_gossip_unsent_rpcs_total", "Gossip RPCs that found a peer's queue full.")
 	descPeers          = desc("poq_host_peers", "Connected peers by state: heard, or gone, which are silent for 15 seconds.", "state")
+	descPaths          = desc("poq_host_path_peers", "Connected peers by the path to them: direct, punched, relayed.", "path")
+	descReach          = desc("poq_host_reachable", "1 for the state in which this host is: public, private or unknown.", "state")
 	descBytes          = desc("poq_host_bytes_total", "Bytes over all streams.", "direction")
 	descProtocolBytes  = desc("poq_host_protocol_bytes_total", "Bytes over the streams of a protocol of this host.", "protocol", "direction")
 	descRefused        = desc("poq_host_refused_total", "What was refused to peers that sent too much: crowded and over_quota gossip, requests and streams.", "what")
@@ -99,7 +101,7 @@ var _ prometheus.Collector = collector{}
 // Describe implements prometheus.Collector.
 func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descGossipMessages, descGossipBytes, descGossipPeers, descGossipMesh, descGossipUnsent, descPeers, descBytes, descProtocolBytes,
+		descGossipMessages, descGossipBytes, descGossipPeers, descGossipMesh, descGossipUnsent, descPeers, descPaths, descReach, descBytes, descProtocolBytes,
 		descRefused, descFaults, descBans,
 		descLinksUp, descLinksWanted, descLinkFrames,
 	} {
@@ -139,7 +141,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		count(descFaults, n, f.String())
 	}
 	heard, gone := 0, 0
+	paths := map[Path]int{PathDirect: 0, PathPunched: 0, PathRelayed: 0}
 	for _, p := range h.PeerInfos() {
+		if p.Path != PathNone {
+			paths[p.Path]++
+		}
 		switch {
 		case p.Connected && p.Gone:
 			gone++
@@ -149,6 +155,17 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(descPeers, heard, "heard")
 	gauge(descPeers, gone, "gone")
+	for path, n := range paths {
+		gauge(descPaths, n, string(path))
+	}
+	state := h.Reachability().Status
+	for _, s := range []string{ReachPublic, ReachPrivate, ReachUnknown} {
+		n := 0
+		if s == state {
+			n = 1
+		}
+		gauge(descReach, n, s)
+	}
 	b := h.Bandwidth()
 	count(descBytes, b.In, "in")
 	count(descBytes, b.Out, "out")

@@ -50,6 +50,7 @@ type PeerInfo struct {
 	Since     time.Time `json:"since,omitzero"`    // when the oldest open connection began
 	Addr      string    `json:"addr,omitempty"`    // its address at the other end of that connection
 	Inbound   bool      `json:"inbound,omitempty"` // it dialled us
+	Path      Path      `json:"path,omitempty"`    // empty if it is not connected
 	LatencyUS int64     `json:"latency_us"`        // round trip, smoothed over the pings so far; 0 before the first one
 	Agent     string    `json:"agent,omitempty"`   // what it calls its program, at most 64 printable characters
 	Labels    []string  `json:"labels"`            // what it says that it does, in its hello
@@ -72,6 +73,7 @@ type flow struct {
 	in, out         atomic.Uint64
 	inRate, outRate atomic.Uint64
 	heard           atomic.Int64 // unix nanoseconds
+	greeted         atomic.Bool  // a peer's: it has said hello
 
 	lastIn, lastOut uint64 // of the tick before; used by tick alone
 }
@@ -98,6 +100,9 @@ func flowOf[K comparable](m *sync.Map, k K) *flow {
 	f, _ := m.LoadOrStore(k, &flow{})
 	return f.(*flow)
 }
+
+// greeted notes that a peer has said hello.
+func (t *traffic) greeted(p peer.ID) { flowOf(&t.peers, p).greeted.Store(true) }
 
 // LogRecvMessageStream implements metrics.Reporter.
 func (t *traffic) LogRecvMessageStream(n int64, proto protocol.ID, p peer.ID) {
@@ -262,8 +267,8 @@ func (h *Host) Ping(ctx context.Context, p peer.ID) (time.Duration, error) {
 // Bandwidth returns what went over all streams.
 func (h *Host) Bandwidth() Bandwidth { return h.traffic.total.bandwidth() }
 
-// PeerInfos returns what is known of the peers that are connected, and of those that were within the last ten minutes,
-// ascending by id.
+// PeerInfos returns what is known of the peers that are connected and said hello, and of those that were within the last
+// ten minutes, ascending by id. Others, like those that only try whether this host can be dialled, are left out.
 func (h *Host) PeerInfos() []PeerInfo {
 	meshes := map[peer.ID][]string{}
 	for _, t := range h.Topics() {
@@ -275,6 +280,9 @@ func (h *Host) PeerInfos() []PeerInfo {
 	now, scores := time.Now(), h.Scores()
 	h.traffic.peers.Range(func(k, f any) bool {
 		i := h.info(k.(peer.ID), f.(*flow))
+		if !f.(*flow).greeted.Load() {
+			return true
+		}
 		i.Gone = !i.Connected || now.Sub(i.Heard) > GoneAfter
 		i.Score = scores[i.ID]
 		if i.Topics = meshes[i.ID]; i.Topics == nil {
@@ -290,7 +298,7 @@ func (h *Host) PeerInfos() []PeerInfo {
 func (h *Host) info(p peer.ID, f *flow) PeerInfo {
 	i := PeerInfo{
 		ID: p, Heard: time.Unix(0, f.heard.Load()), Bandwidth: f.bandwidth(),
-		LatencyUS: h.host.Peerstore().LatencyEWMA(p).Microseconds(), Labels: []string{},
+		LatencyUS: h.host.Peerstore().LatencyEWMA(p).Microseconds(), Labels: []string{}, Path: h.Path(p),
 	}
 	if hello, ok := h.Hello(p); ok {
 		i.Labels = append(i.Labels, hello.Labels...)

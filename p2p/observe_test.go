@@ -8,7 +8,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -74,7 +76,7 @@ func TestHostsOfOneProcessCountApart(t *testing.T) {
 		t.Errorf("%v requests served by who served none", n)
 	}
 	p := a.PeerInfos()
-	if len(p) != 1 || p[0].ID != b.ID() || !p[0].Connected || p[0].Gone || p[0].In == 0 || p[0].Out == 0 || !slices.Equal(p[0].Topics, []string{"order"}) || p[0].Inbound {
+	if len(p) != 1 || p[0].ID != b.ID() || !p[0].Connected || p[0].Gone || p[0].Path != PathDirect || p[0].In == 0 || p[0].Out == 0 || !slices.Equal(p[0].Topics, []string{"order"}) || p[0].Inbound {
 		t.Errorf("a says of b: %+v", p)
 	}
 	if want := "poq/[2Jb"; p[0].Agent != want {
@@ -100,6 +102,28 @@ func TestPeerThatLeftIsGoneAndForgottenLater(t *testing.T) {
 	a.traffic.forget(a.linkedTo, time.Now().Add(time.Hour))
 	if p := a.PeerInfos(); len(p) != 0 {
 		t.Errorf("still remembered: %+v", p)
+	}
+}
+
+func TestPeerWithoutHelloIsNotListed(t *testing.T) {
+	a := newHost(t, Config{})
+	guest, err := libp2p.New(libp2p.ListenAddrs(overTCP...), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { guest.Close() })
+	info := peer.AddrInfo{ID: a.ID(), Addrs: a.host.Addrs()}
+	if err := guest.Connect(deadline(t), info); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-ping.Ping(deadline(t), guest, a.ID()); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	if _, known := a.traffic.peers.Load(guest.ID()); !known {
+		t.Error("its bytes are not counted")
+	}
+	if p := a.PeerInfos(); len(p) != 0 {
+		t.Errorf("listed: %+v", p)
 	}
 }
 

@@ -153,6 +153,7 @@ func (d *doctor) examine(f *seeFlags) {
 	for _, v := range d.views {
 		d.checkPeer(v, len(d.views) > 1)
 	}
+	d.checkReach()
 	d.checkClock()
 	d.checkVersions()
 }
@@ -397,6 +398,23 @@ func (d *doctor) checkPeer(v view, several bool) {
 		for _, a := range v.Attempts {
 			d.add(finding{Check: "peer", Peer: who, Result: hint, Says: fmt.Sprintf("%s (%s): %s", a.Addr, a.Source, why(a))})
 		}
+	}
+}
+
+// checkReach tells whether others can reach the peer from outside of its own network.
+func (d *doctor) checkReach() {
+	if len(d.views) != 1 || d.views[0].err != nil {
+		return
+	}
+	v := d.views[0]
+	text := reachText(v.NodeState)
+	switch {
+	case text == "":
+		d.note("reach", "leave --bind out if others are to reach it", "it listens on this machine alone")
+	case v.Reach.State == p2p.ReachPrivate && len(v.Reach.Relays)+len(v.Reach.Through) == 0:
+		d.note("reach", "forward the port, UDP and TCP, in your router, and tell the address with --announce; or name a relay with --relay", "%s; it can dial others and works so, but nobody can dial it", text)
+	default:
+		d.ok("reach", "%s", text)
 	}
 }
 

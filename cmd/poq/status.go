@@ -85,13 +85,20 @@ func printStatus(w io.Writer, s control.NodeState, now time.Time) {
 	for i, a := range s.Addrs {
 		field(w, []string{"Address", ""}[min(i, 1)], "%s", strings.TrimSuffix(a, "/p2p/"+s.PeerID))
 	}
-	silent := 0
+	if text := reachText(s); text != "" {
+		field(w, "Reachable", "%s", text)
+	}
+	silent, paths := 0, map[p2p.Path]int{}
 	for _, p := range s.Peers {
+		paths[p.Path]++
 		if p.Gone && p.Connected {
 			silent++
 		}
 	}
 	peers := plural(here(s.Peers), "peer", "peers") + " connected"
+	if paths[p2p.PathPunched]+paths[p2p.PathRelayed] > 0 {
+		peers += fmt.Sprintf(" (%d direct, %d punched, %d relayed)", paths[p2p.PathDirect], paths[p2p.PathPunched], paths[p2p.PathRelayed])
+	}
 	if silent > 0 {
 		peers += fmt.Sprintf(", %d silent for more than 15 s", silent)
 	}
@@ -162,6 +169,30 @@ func why(a node.Attempt) string {
 		return a.Outcome
 	}
 	return a.Outcome + ": " + a.Detail
+}
+
+// reachText tells how others can reach the peer; "" if it listens on this machine alone.
+func reachText(s control.NodeState) string {
+	local := func(a string) bool { return strings.HasPrefix(a, "/ip4/127.") || strings.HasPrefix(a, "/ip6/::1/") }
+	if !slices.ContainsFunc(s.Addrs, func(a string) bool { return !local(a) }) {
+		return ""
+	}
+	r := s.Reach
+	text := map[string]string{
+		p2p.ReachPublic: "from everywhere", p2p.ReachPrivate: "not from outside: others tried and could not", p2p.ReachUnknown: "unknown: no peer with a public address has tried",
+	}[r.State]
+	add := func(n int, one, many string) {
+		if n > 0 {
+			text += "; " + plural(n, one, many)
+		}
+	}
+	add(len(r.Mapped), "address opened by the router", "addresses opened by the router")
+	add(len(r.Relays), "relay keeps a place for it", "relays keep a place for it")
+	add(len(r.Through), "peer carries its gossip", "peers carry its gossip")
+	if r.Relaying {
+		text += "; relays for others"
+	}
+	return text
 }
 
 func committeeText(s control.NodeState, now time.Time) string {
@@ -318,7 +349,7 @@ func printPeerList(w io.Writer, s control.NodeState, scores bool, now time.Time)
 		return
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprint(t, "PEER\tID\tROLE\tSTATE\tHEARD\tLATENCY\tMESH\tIN\tOUT\tVERSION")
+	fmt.Fprint(t, "PEER\tID\tROLE\tSTATE\tPATH\tHEARD\tLATENCY\tMESH\tIN\tOUT\tVERSION")
 	if scores {
 		fmt.Fprint(t, "\tSCORE\tFAULTS\tBANNED")
 	}
@@ -337,7 +368,11 @@ func printPeerList(w io.Writer, s control.NodeState, scores bool, now time.Time)
 		if role == "" {
 			role = "-"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s", name, shortID(p.ID.String()), role, peerState(p), ago(p.Heard, now), formatLatency(p.LatencyUS),
+		path := string(p.Path)
+		if p.Path == p2p.PathNone {
+			path = "-"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s", name, shortID(p.ID.String()), role, peerState(p), path, ago(p.Heard, now), formatLatency(p.LatencyUS),
 			len(p.Topics), len(s.Topics), formatBytes(p.In), formatBytes(p.Out), strings.TrimPrefix(p.Agent, "poq/"))
 		if scores {
 			banned := "-"
