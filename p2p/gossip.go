@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -195,8 +196,19 @@ func (t *Topic) Publish(ctx context.Context, data []byte) error {
 	return nil
 }
 
-// Peers are the connected peers known to be in the topic, in no order.
-func (t *Topic) Peers() []peer.ID { return t.topic.ListPeers() }
+// Peers are the connected peers known to be in the topic, in no order: those of gossipsub and those of the light path.
+func (t *Topic) Peers() []peer.ID {
+	peers := t.topic.ListPeers()
+	if t.h.light == nil {
+		return peers
+	}
+	for _, p := range t.h.light.peers(t) {
+		if !slices.Contains(peers, p) {
+			peers = append(peers, p)
+		}
+	}
+	return peers
+}
 
 // WaitForPeers returns when n other peers are in the topic, a stream to each of them is open and the mesh has
 // grown to what it needs for n peers; what is published then reaches them all at once, without
@@ -205,9 +217,19 @@ func (t *Topic) WaitForPeers(ctx context.Context, n int) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(t.h.ctx, cancel)()
+	var waits sync.WaitGroup
+	light := errors.New("no light path")
+	if t.h.light != nil { // whichever is there first
+		waits.Go(func() {
+			defer cancel()
+			light = t.h.light.wait(ctx, t, n)
+		})
+	}
 	in, err := t.h.mesh.waitForPeers(ctx, t.topic, n, meshLow)
+	cancel()
+	waits.Wait()
 	switch {
-	case err == nil:
+	case err == nil || light == nil:
 		return nil
 	case t.h.ctx.Err() != nil:
 		return ErrClosed

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -336,12 +337,23 @@ func (h *Host) part(p peer.ID, f Fault) {
 // ID is the peer id, the hash of the identity key.
 func (h *Host) ID() peer.ID { return h.host.ID() }
 
-// Addrs are the addresses that the host listens on, each with /p2p/<id>, ready for [Host.Connect] of another.
+// Addrs are the addresses that the host listens on, each with /p2p/<id>, ready for [Host.Connect] of another. Those at
+// relays come last.
 func (h *Host) Addrs() []multiaddr.Multiaddr {
 	addrs, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: h.ID(), Addrs: h.host.Addrs()})
 	if err != nil {
 		h.log.Error("own addresses", "err", err) // an id that libp2p made always encodes
 	}
+	slices.SortStableFunc(addrs, func(a, b multiaddr.Multiaddr) int {
+		switch ra, rb := throughRelay(a), throughRelay(b); {
+		case ra == rb:
+			return 0
+		case rb:
+			return -1
+		default:
+			return 1
+		}
+	})
 	return addrs
 }
 

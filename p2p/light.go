@@ -210,7 +210,7 @@ func (l *light) candidates(want int) (list []peer.ID) {
 func (l *light) ask(p peer.ID) {
 	defer l.h.running.Done()
 	since := time.Now()
-	err := l.converse(p)
+	got, err := l.converse(p)
 	l.mu.Lock()
 	delete(l.asking, p)
 	r := l.retry[p]
@@ -218,7 +218,7 @@ func (l *light) ask(p peer.ID) {
 		r = &lightRetry{backoff: newBackoff(dialMin, lightRetryMax)}
 		l.retry[p] = r
 	}
-	if time.Since(since) > dialMax {
+	if got > 0 || time.Since(since) > dialMax { // else it may hang up at once, each time
 		r.backoff.reset()
 	}
 	wait := r.backoff.next()
@@ -236,24 +236,25 @@ func (l *light) ask(p peer.ID) {
 	}
 }
 
-func (l *light) converse(p peer.ID) error {
+// converse opens a stream to a peer and exchanges messages until it ends. got is how many came.
+func (l *light) converse(p peer.ID) (got int, err error) {
 	ctx, cancel := context.WithTimeout(l.h.ctx, linkTimeout)
 	defer cancel()
 	s, err := l.h.host.NewStream(network.WithNoDial(limited(ctx), "light"), p, l.id)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { _ = s.Reset() }()
 	_ = s.SetDeadline(time.Now().Add(linkTimeout))
 	if _, err := s.Write(appendFrame(nil, l.hello)); err != nil {
-		return err
+		return 0, err
 	}
 	var status [1]byte
 	if _, err := io.ReadFull(s, status[:]); err != nil {
-		return err
+		return 0, err
 	}
 	if status[0] != linkReady {
-		return errLightFull
+		return 0, errLightFull
 	}
 	stream := &lightStream{s: s, peer: p}
 	l.mu.Lock()
@@ -261,9 +262,9 @@ func (l *light) converse(p peer.ID) error {
 	l.mu.Unlock()
 	// It may have become needless while it was opened, without anybody to see it in l.asking.
 	if l.h.mesh.anyStream() || l.h.direct(p) {
-		return nil
+		return 0, nil
 	}
-	l.h.log.Info("gossip goes through a relayed peer", "peer", p.String())
+	l.h.log.Debug("gossip goes through a relayed peer", "through", p.String())
 	return l.exchange(stream, newFrameReader(s, lightFrame))
 }
 
@@ -308,22 +309,23 @@ func (l *light) serve(s network.Stream) {
 	if _, err := s.Write(appendFrame([]byte{linkReady}, l.hello)); err != nil {
 		return
 	}
-	err := l.exchange(stream, newFrameReader(s, lightFrame))
+	_, err := l.exchange(stream, newFrameReader(s, lightFrame))
 	if l.h.ctx.Err() == nil {
 		l.h.log.Debug("light stream ended", "from", from.String(), "err", err)
 	}
 }
 
-// exchange reads the other's topics and then passes messages both ways until the stream ends.
-func (l *light) exchange(stream *lightStream, frames frameReader) error {
+// exchange reads the other's topics and then passes messages both ways until the stream ends. got is how many
+// came.
+func (l *light) exchange(stream *lightStream, frames frameReader) (got int, err error) {
 	first, err := frames.next()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	topics, err := parseTopics(first)
 	if err != nil {
 		_ = stream.s.ResetWithError(network.StreamProtocolViolation)
-		return err
+		return 0, err
 	}
 	_ = stream.s.SetDeadline(time.Time{})
 	l.mu.Lock()
@@ -356,13 +358,14 @@ func (l *light) exchange(stream *lightStream, frames frameReader) error {
 			err = l.take(ctx, stream.peer, frame)
 		}
 		if err == nil {
+			got++
 			continue
 		}
 		if errors.Is(err, ErrReject) {
 			_ = stream.s.ResetWithError(network.StreamProtocolViolation)
-			l.h.log.Warn("light stream ended: peer broke the protocol", "peer", stream.peer.String(), "err", err)
+			l.h.log.Warn("light stream ended: peer broke the protocol", "with", stream.peer.String(), "err", err)
 		}
-		return err
+		return got, err
 	}
 }
 
@@ -475,6 +478,35 @@ func (s *lightStream) send(frame []byte, lost *atomic.Uint64) {
 	}
 	s.queued.Add(-int64(len(frame)))
 	lost.Add(1)
+}
+
+// peers are those with whom messages of a topic are exchanged.
+func (l *light) peers(t *Topic) (peers []peer.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, streams := range []map[peer.ID]*lightStream{l.serving, l.asking} {
+		for p, s := range streams {
+			if s != nil && s.queue != nil && s.wants[t.name] {
+				peers = append(peers, p)
+			}
+		}
+	}
+	return peers
+}
+
+// wait returns when the light path reaches a peer, and n are reached with those of gossipsub.
+func (l *light) wait(ctx context.Context, t *Topic, n int) error {
+	for {
+		changed := l.h.nat.change()
+		if len(l.peers(t)) > 0 && len(t.Peers()) >= n {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // through are the peers that this host asked and that carry its gossip.

