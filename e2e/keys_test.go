@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/poqmesh/poq/ledger"
-	"github.com/poqmesh/poq/node/control"
 	"github.com/poqmesh/poq/node/genesis"
 	"github.com/poqmesh/poq/node/keystore"
 )
@@ -511,26 +509,37 @@ func TestPeerRunsWithKeysThatAreEncrypted(t *testing.T) {
 	own := decode[peerCard](u.poq("init", "--json", "--dir", dir, "--passphrase-file", right))
 	genesisOf(u, dir)
 	u.poq(append(up, wrong)...).fails(1, filepath.Join(dir, "peer.key"), "wrong passphrase")
-	c := u.command(append(up, right)...)
-	out, err := c.StdoutPipe()
+	n, err := u.launch(append(up, right)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &record{}
-	c.Stderr = log
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var card control.Status
-	if err := json.NewDecoder(out).Decode(&card); err != nil {
-		t.Errorf("%v\n%s", err, log)
-	} else if p := card.Peers[0]; p.PeerID != own.PeerID || p.Account.String() != own.Account {
+	if p := n.card.Peers[0]; p.PeerID != own.PeerID || p.Account.String() != own.Account {
 		t.Errorf("it runs as %+v, want %+v", p, own)
 	}
-	if err := errors.Join(c.Process.Signal(os.Interrupt), c.Wait()); err != nil {
-		t.Errorf("%v\n%s", err, log)
-	}
-	if strings.Contains(log.String(), "correct horse") {
+	n.stop()
+	if strings.Contains(n.stderr.String(), "correct horse") {
 		t.Error("the passphrase was logged")
 	}
+}
+
+func TestValidatorThatLostItsConsensusKeyIsTold(t *testing.T) {
+	m := newMachines(t, 1)
+	path := keystore.Consensus.Path(m.path("validator-1"))
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	n := m.up("validator-1", "--roles", "validator")
+	if n.card.Peers[0].Role != "observer" {
+		t.Errorf("it runs as %s", n.card.Peers[0].Role)
+	}
+	n.stderr.await(t, "this peer is validator-1 in the committee", m.genesis.Validators[0].Consensus.Short(), path, "backup", "runs as observer")
+	n.stop()
+	if err := errors.Join(os.Remove(path), os.Rename(path+".away", path)); err != nil {
+		t.Fatal(err)
+	}
+	n = m.up("validator-1", "--roles", "validator")
+	if n.card.Peers[0].Role != "validator" {
+		t.Errorf("with its key it runs as %s", n.card.Peers[0].Role)
+	}
+	n.stop()
 }

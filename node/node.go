@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -271,13 +270,8 @@ func (n *Node) identify() error {
 	if err != nil {
 		return err
 	}
-	if n.identity.Consensus.IsZero() {
-		n.self = -1
-	} else {
-		key := n.identity.Consensus.Public()
-		n.self = slices.IndexFunc(c.genesis.Validators, func(v ledger.Validator) bool { return v.Consensus == key })
-	}
-	if n.self < 0 {
+	if n.self = n.identity.Member(c.genesis); n.self < 0 {
+		n.identity.Consensus = crypto.PrivateKey{} // who does not vote holds no key to vote with
 		if v := c.genesis.ValidatorByPeer(id.String()); v >= 0 {
 			n.log.Warn("the genesis has this peer in its committee, but with a consensus key that is not here: it only follows", "validator", c.genesis.Validators[v].Name, "key", c.genesis.Validators[v].Consensus.Short())
 		}
@@ -287,7 +281,7 @@ func (n *Node) identify() error {
 	case c.judge == nil:
 		return errors.New("a validator needs WithJudge")
 	case id.String() != want:
-		return fmt.Errorf("the peer key is %s's, the genesis wants validator %d at %s: the others would not talk to it", id, n.self, want)
+		return fmt.Errorf("the peer key is %s's, the genesis wants validator %s at %s: the others would not talk to it", id, c.genesis.Validators[n.self].Name, want)
 	case c.judge.ID() != c.genesis.Judge:
 		return fmt.Errorf("the judge is %s, the genesis wants %s", c.judge.ID().Short(), c.genesis.Judge.Short())
 	}

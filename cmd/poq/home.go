@@ -85,7 +85,7 @@ func (h *home) genesis(ctx context.Context, t token.Token, peers []multiaddr.Mul
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	case !invited:
-		return nil, fmt.Errorf("there is no %s: join a network with poq up --join TOKEN, or copy its genesis.json there", path)
+		return nil, fmt.Errorf("there is no %s: join a network with poq up --join TOKEN, or copy its genesis.json there; poq genesis makes one", path)
 	case t.Genesis != nil:
 		g = t.Genesis
 	default:
@@ -162,15 +162,20 @@ func (h *home) identity(c *cobra.Command, validator bool, p *passphraseFlag) (ke
 
 // takeRoles returns the roles that the peer can have in the network, and says why if they are not those it was started
 // with.
-func takeRoles(roles []string, g *ledger.Genesis, id *keystore.Identity, say func(string, ...any)) ([]string, error) {
-	member := -1
-	if !id.Consensus.IsZero() {
-		key := id.Consensus.Public()
-		member = slices.IndexFunc(g.Validators, func(v ledger.Validator) bool { return v.Consensus == key })
+func takeRoles(dir string, roles []string, g *ledger.Genesis, id *keystore.Identity, say func(string, ...any)) ([]string, error) {
+	peerID, err := id.PeerID()
+	if err != nil {
+		return nil, err
 	}
+	member, place := id.Member(g), g.ValidatorByPeer(peerID.String())
+	others := slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return r == roleValidator })
 	switch wanted := slices.Contains(roles, roleValidator); {
+	case wanted && member < 0 && place >= 0:
+		say("this peer is %s in the committee of network %s, but with the consensus key %s, and %s holds %s: put that one back from its backup; until then it runs as %s, and the others wait for it",
+			g.Validators[place].Name, g.Network, g.Validators[place].Consensus.Short(), keystore.Consensus.Path(dir), id.Consensus.Public().Short(), rolesText(others))
+		return others, nil
 	case wanted && member < 0:
-		roles = slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return r == roleValidator })
+		roles = others
 		v, err := id.Validator("")
 		if err != nil {
 			return nil, err

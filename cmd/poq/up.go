@@ -228,7 +228,7 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	roles, err := takeRoles(f.roles, genesis, &id, progress)
+	roles, err := takeRoles(f.dir, f.roles, genesis, &id, progress)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"regexp"
 )
 
 // Problem is something that is wrong with a peer's directory.
@@ -46,9 +46,22 @@ func Check(dir string) (problems []Problem) {
 		note(dir, err, "look at the directory's owner and disk")
 	}
 	for _, f := range files {
-		if path := filepath.Join(dir, f.Name()); strings.Contains(f.Name(), ".key.") {
+		path := filepath.Join(dir, f.Name())
+		if !temporary.MatchString(f.Name()) {
+			continue
+		}
+		// What holds a whole key may be a copy that somebody made.
+		if data, err := os.ReadFile(path); err == nil && !holdsKey(data) {
 			note(path, errors.New("a write of a key was cut off"), "rm "+shellWord(path))
 		}
 	}
 	return problems
+}
+
+// temporary are the names of files that package wholefile makes of keys on the way.
+var temporary = regexp.MustCompile(`^(peer|account|consensus)\.key\.[0-9]+$`)
+
+func holdsKey(data []byte) bool {
+	_, _, err := Inspect(data)
+	return err == nil
 }

@@ -3,6 +3,7 @@ package keystore
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	libp2p "github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -51,6 +52,15 @@ func (id Identity) Validator(name string) (v ledger.Validator, err error) {
 		return v, err
 	}
 	return ledger.Validator{Name: name, Consensus: id.Consensus.Public(), Account: id.Account.Public(), Peer: p.String()}, nil
+}
+
+// Member returns the index in a committee of the validator whose consensus key this is, -1 if it has none.
+func (id Identity) Member(g *ledger.Genesis) int {
+	if id.Consensus.IsZero() {
+		return -1
+	}
+	key := id.Consensus.Public()
+	return slices.IndexFunc(g.Validators, func(v ledger.Validator) bool { return v.Consensus == key })
 }
 
 // Save adds the keys to a directory, unencrypted. It replaces none that is there.

@@ -402,8 +402,14 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	left := filepath.Join(dir, "peer.key.123")
-	if err := errors.Join(os.Remove(Peer.Path(dir)), os.WriteFile(left, nil, 0o600)); err != nil {
+	if err := errors.Join(os.Remove(Peer.Path(dir)), os.WriteFile(left, []byte("-----BEGIN PRIV"), 0o600)); err != nil {
 		t.Fatal(err)
+	}
+	// Copies that somebody made are never called rubbish.
+	for _, name := range []string{"account.key.1", "account.key.bak", "consensus.key.away"} {
+		if err := os.Link(Account.Path(dir), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	problems := Check(dir)
 	if len(problems) != 2 || problems[0].Path != Peer.Path(dir) || problems[1].Path != left {
