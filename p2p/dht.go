@@ -43,6 +43,11 @@ type table struct {
 	next    time.Time
 }
 
+// tablePrefix keeps the tables of networks apart, also of those that have one name.
+func tablePrefix(network string, genesis []byte) protocol.ID {
+	return protocol.ID(fmt.Sprintf("/poq/%s/%x", network, genesis[:min(len(genesis), 8)]))
+}
+
 func newTable(f *finder, mode DHTMode) (*table, error) {
 	m := dht.ModeAutoServer
 	switch mode {
@@ -51,7 +56,7 @@ func newTable(f *finder, mode DHTMode) (*table, error) {
 	case DHTServer:
 		m = dht.ModeServer
 	}
-	d, err := dht.New(f.h.host, dht.Mode(m), dht.ProtocolPrefix(protocol.ID("/poq/"+f.h.network)),
+	d, err := dht.New(f.h.host, dht.Mode(m), dht.ProtocolPrefix(tablePrefix(f.h.network, f.h.greet.mine.Genesis)),
 		dht.DisableProviders(), dht.DisableValues(), dht.AddressFilter(dialable),
 		dht.BootstrapPeersFunc(func() (list []peer.AddrInfo) {
 			for _, p := range f.h.greet.peers() {

@@ -124,7 +124,7 @@ func (h *Host) Discover(d Discovery) error {
 		return errors.New("p2p: discovery runs already")
 	}
 	sub, err := h.host.EventBus().Subscribe([]any{
-		new(event.EvtPeerConnectednessChanged), new(event.EvtPeerIdentificationCompleted), new(event.EvtLocalAddressesUpdated),
+		new(event.EvtPeerConnectednessChanged), new(event.EvtLocalAddressesUpdated),
 	})
 	if err != nil {
 		return fmt.Errorf("p2p: watch peers for discovery: %w", err)
@@ -248,8 +248,6 @@ func (f *finder) watch(events <-chan any) {
 				case network.Connected:
 					f.found(e.Peer)
 				}
-			case event.EvtPeerIdentificationCompleted:
-				f.add(peer.AddrInfo{ID: e.Peer, Addrs: dialable(f.h.host.Peerstore().Addrs(e.Peer))}, FromPeer)
 			case event.EvtLocalAddressesUpdated: // another network, perhaps: what failed may work now
 				f.retryAll()
 				if f.near != nil {
@@ -259,6 +257,17 @@ func (f *finder) watch(events <-chan any) {
 			f.poke()
 		}
 	}
+}
+
+// met notes where a peer listens that said hello.
+func (f *finder) met(p peer.ID) {
+	f.add(peer.AddrInfo{ID: p, Addrs: dialable(f.h.host.Peerstore().Addrs(p))}, FromPeer)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.candidates[p]; c != nil {
+		f.memory.saw(p, c.addrs, time.Now())
+	}
+	f.poke()
 }
 
 // found notes that a candidate is connected, whoever dialled.
@@ -432,9 +441,9 @@ func (f *finder) dial(id peer.ID, addrs []sourced) {
 func (f *finder) pause(id peer.ID, c *candidate, lasting bool) time.Duration {
 	c.retry.highest = findMax
 	switch {
-	case lasting:
+	case lasting && !f.lonely:
 		return lastingPause/2 + rand.N(lastingPause)
-	case f.lonely && f.keep(id):
+	case f.lonely && f.keep(id) && !lasting:
 		c.retry.highest = findLonely
 	case f.lonely || f.keep(id):
 		c.retry.highest = findKept

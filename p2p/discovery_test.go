@@ -98,10 +98,14 @@ func TestRememberedPeersReplaceADeadBootstrap(t *testing.T) {
 	first, second := newHost(t, Config{}), newHost(t, Config{})
 	connect(t, second, first)
 	file := filepath.Join(t.TempDir(), "peers.json")
-	h := newHost(t, Config{})
+	met := make(chan peer.ID, 16)
+	h := newHost(t, Config{Met: func(p peer.ID) {
+		if p == second.ID() {
+			met <- p
+		}
+	}})
 	discover(t, h, Discovery{Bootstraps: first.Addrs(), File: file})
-	waitConnected(t, h, second.ID(), true)
-	receiveHello(t, h, second.ID())
+	receive(t, met)
 	if err := errors.Join(h.Close(), first.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -112,22 +116,6 @@ func TestRememberedPeersReplaceADeadBootstrap(t *testing.T) {
 	again := newHost(t, Config{})
 	discover(t, again, Discovery{Bootstraps: first.Addrs(), File: file})
 	waitConnected(t, again, second.ID(), true)
-}
-
-// receiveHello waits until p has said hello.
-func receiveHello(t testing.TB, h *Host, p peer.ID) {
-	t.Helper()
-	changed, stop := h.watch.add(p)
-	defer stop()
-	ctx := deadline(t)
-	for {
-		if _, ok := h.Hello(p); ok {
-			return
-		}
-		if !waitFor(ctx, changed, forever) {
-			t.Fatal("no hello")
-		}
-	}
 }
 
 func TestAttemptsSayWhatHappenedAtEveryAddress(t *testing.T) {
@@ -230,7 +218,8 @@ func TestPauseGrowsWithFailuresAndDependsOnWhoItIs(t *testing.T) {
 		"bootstrap":               {longest(boot, false, false), findKept},
 		"another, nobody there":   {longest("x", true, false), findKept},
 		"another":                 {longest("x", false, false), findMax},
-		"wrong network":           {longest(boot, true, true), lastingPause * 3 / 2},
+		"wrong network":           {longest(boot, false, true), lastingPause * 3 / 2},
+		"wrong network, lonely":   {longest(boot, true, true), findKept},
 	} {
 		if c.got > c.most || c.got < c.most/2 {
 			t.Errorf("%s: up to %v, want %v", name, c.got, c.most)

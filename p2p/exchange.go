@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,8 +51,8 @@ func (r *records) drop(p peer.ID) {
 	delete(r.list, p)
 }
 
-// pick returns the records of wanted peers and then of others at random, exchangePeers in all.
-func (r *records) pick(wanted []peer.ID, but peer.ID) (list [][]byte) {
+// pick returns the records of wanted peers and then of others at random, exchangePeers in all, each of a peer in from.
+func (r *records) pick(wanted, from []peer.ID, but peer.ID) (list [][]byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	taken := map[peer.ID]bool{but: true}
@@ -62,14 +63,12 @@ func (r *records) pick(wanted []peer.ID, but peer.ID) (list [][]byte) {
 		}
 	}
 	for _, p := range wanted {
-		take(p)
+		if slices.Contains(from, p) {
+			take(p)
+		}
 	}
-	rest := make([]peer.ID, 0, len(r.list))
-	for p := range r.list {
-		rest = append(rest, p)
-	}
-	rand.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
-	for _, p := range rest {
+	rand.Shuffle(len(from), func(i, j int) { from[i], from[j] = from[j], from[i] })
+	for _, p := range from {
 		take(p)
 	}
 	return list
@@ -82,7 +81,7 @@ func (h *Host) serveRecords() error {
 			return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 		}
 		var response []byte
-		for _, r := range h.records.pick(wanted, from) {
+		for _, r := range h.records.pick(wanted, h.Peers(), from) {
 			response = appendFrame(response, r)
 		}
 		return response, nil

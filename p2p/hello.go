@@ -151,6 +151,7 @@ func agree(mine, theirs greeting) *Refusal {
 type greeter struct {
 	h    *Host
 	mine greeting
+	met  func(peer.ID) // Config.Met
 
 	mu    sync.Mutex
 	conns map[network.Conn]*met
@@ -160,8 +161,9 @@ type greeter struct {
 
 // met is a connection on which both have said hello, or will.
 type met struct {
-	theirs greeting
-	done   bool
+	theirs     greeting
+	done       bool
+	identified bool // it is known which protocols the peer speaks
 }
 
 // heard is what came of a hello at an address.
@@ -185,7 +187,7 @@ func (h *Host) startHello(cfg Config) error {
 		return fmt.Errorf("p2p: %w", err)
 	}
 	g := &greeter{
-		h: h, mine: greeting{Hello: hello, network: h.network},
+		h: h, mine: greeting{Hello: hello, network: h.network}, met: cfg.Met,
 		conns: make(map[network.Conn]*met), wait: make(map[peer.ID]map[chan heard]struct{}),
 	}
 	_, _ = rand.Read(g.mine.nonce[:]) // it never fails
@@ -293,8 +295,10 @@ func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 		why = refusal
 	}
 	g.mu.Lock()
-	if why == nil && g.conns[c] != nil {
-		*g.conns[c] = met{theirs, true}
+	known := false
+	if m := g.conns[c]; why == nil && m != nil {
+		m.theirs, m.done = theirs, true
+		known = m.identified
 	}
 	for w := range g.wait[p] {
 		select {
@@ -309,14 +313,38 @@ func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 		return
 	}
 	g.h.traffic.greeted(p)
-	g.h.watch.wake(p)
-	if f := g.h.finder.Load(); f != nil {
-		f.poke()
+	if known {
+		g.introduce(p)
 	}
+	g.h.watch.wake(p)
 	if len(theirs.double) > 0 {
 		g.toldOfDouble(c, theirs)
 	}
 	g.lookForDouble(c, theirs)
+}
+
+// identified notes that it is known which protocols the peer at the other end speaks, and where it listens.
+func (g *greeter) identified(c network.Conn) {
+	g.mu.Lock()
+	m := g.conns[c]
+	if m != nil {
+		m.identified = true
+	}
+	done := m != nil && m.done
+	g.mu.Unlock()
+	if done {
+		g.introduce(c.RemotePeer())
+	}
+}
+
+// introduce tells of a peer that belongs here.
+func (g *greeter) introduce(p peer.ID) {
+	if f := g.h.finder.Load(); f != nil {
+		f.met(p)
+	}
+	if g.met != nil {
+		g.met(p)
+	}
 }
 
 // with waits for the end of the next hello with p, of which the channel tells.

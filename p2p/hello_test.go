@@ -34,6 +34,8 @@ func TestHostsPartAndSayWhyWhenTheyDoNotBelongTogether(t *testing.T) {
 		"another genesis": {Config{Network: "one", Hello: Hello{Genesis: nil, Protocol: 3}}, OtherGenesis, OtherGenesis, "genesis is ,"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			met := make(chan peer.ID, 16)
+			ours.Met, c.theirs.Met = func(p peer.ID) { met <- p }, func(p peer.ID) { met <- p }
 			a, b := newHost(t, ours), newHost(t, c.theirs)
 			heard, stop := b.greet.with(a.ID())
 			defer stop()
@@ -49,6 +51,12 @@ func TestHostsPartAndSayWhyWhenTheyDoNotBelongTogether(t *testing.T) {
 			}
 			waitConnected(t, a, b.ID(), c.outcome == "")
 			waitConnected(t, b, a.ID(), c.outcome == "")
+			if c.outcome == "" {
+				receive(t, met)
+				receive(t, met)
+			} else if len(met) > 0 || len(a.Peers()) > 0 || len(b.Peers()) > 0 {
+				t.Error("a peer that does not belong here was introduced")
+			}
 			if got, ok := a.Hello(b.ID()); ok != (c.outcome == "") || ok && !reflect.DeepEqual(got, c.theirs.Hello) {
 				t.Errorf("got hello %+v, %v", got, ok)
 			}

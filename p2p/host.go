@@ -76,7 +76,7 @@ type Config struct {
 	// delivered again; zero means two minutes. It must be longer than the longest time for which a message can
 	// still wander between peers.
 	SeenTTL time.Duration
-	// Met, if set, is called with every peer that connected, once it is known which protocols it speaks; for each
+	// Met, if set, is called with every peer that connected, once both have said hello and it is known which protocols the peer speaks; for each
 	// connection anew. It must return at once.
 	Met func(peer.ID)
 	// Logger gets this host's log; nil means slog.Default. go-libp2p itself logs errors through the
@@ -187,10 +187,10 @@ func New(cfg Config) (*Host, error) {
 	h.mender = newMender(h, cfg.gossip().grace)
 	h.mesh.suspect = h.mender.suspect
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	if err := h.watchPeers(cfg.Met); err != nil {
+	if err := h.startHello(cfg); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	if err := h.startHello(cfg); err != nil {
+	if err := h.watchPeers(); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	if nat != nil {
@@ -270,9 +270,8 @@ func startHost(cfg Config, seen *traffic, st *standings, gate *gater, nat *trave
 	return lh, nil
 }
 
-// watchPeers wakes the loops that wait for a peer whenever something about it changed that may help them, and
-// tells of peers that are new.
-func (h *Host) watchPeers(met func(peer.ID)) error {
+// watchPeers wakes the loops that wait for a peer whenever something about it changed that may help them.
+func (h *Host) watchPeers() error {
 	sub, err := h.host.EventBus().Subscribe([]any{
 		new(event.EvtPeerConnectednessChanged), new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerProtocolsUpdated),
 	})
@@ -304,10 +303,8 @@ func (h *Host) watchPeers(met func(peer.ID)) error {
 				case event.EvtPeerIdentificationCompleted:
 					h.records.keep(e.Peer, e.SignedPeerRecord)
 					h.mender.suspect(e.Peer)
+					h.greet.identified(e.Conn)
 					h.watch.wake(e.Peer)
-					if met != nil {
-						met(e.Peer)
-					}
 				case event.EvtPeerProtocolsUpdated:
 					h.watch.wake(e.Peer)
 				}
@@ -357,8 +354,8 @@ func (h *Host) Addrs() []multiaddr.Multiaddr {
 	return addrs
 }
 
-// Peers are the peers with an open connection, in no order.
-func (h *Host) Peers() []peer.ID { return h.host.Network().Peers() }
+// Peers are the peers with an open connection that have said hello, in no order.
+func (h *Host) Peers() []peer.ID { return h.greet.peers() }
 
 // Connected says whether a connection to p is open, directly or through a relay ([Host.Path]).
 func (h *Host) Connected(p peer.ID) bool {
