@@ -23,8 +23,8 @@
 // response a frame whose first byte is its status.
 //
 //	limit                          value      reason
-//	gossip message                 128 KiB    MaxGossip; every byte is sent several times, larger bodies go by hash
-//	gossip RPC                     256 KiB    two largest messages
+//	gossip message                 192 KiB    MaxGossip; every byte is sent several times, larger bodies go by hash
+//	gossip RPC                     384 KiB    two largest messages
 //	topics a peer may announce     allowlist  Config.Topics, 32 per RPC
 //	waiting for Validate           8192       over all topics; a peer may hold an eighth of what is free
 //	Validate at once, for          8, 2 s     checks cost well under a millisecond; no model runs there
@@ -61,9 +61,33 @@
 //
 // Where a number was measured, its comment in limits.go says with which benchmark.
 //
+// # Peers behind routers
+//
+// With Config.NAT a host asks others at which of its addresses it can be reached and helps them to ask. One that can't be reached
+// takes a place at up to two relays: those of the configuration, and connected peers, of which each serves as one while it is
+// public. Who dials the address at a relay gets a circuit, through which both punch holes in their routers. If that works
+// the circuit is closed, and if not it stays ([Host.Path]). Links and requests work over circuits. Gossipsub does not run
+// there: a host to which it has no stream at all opens two streams to relayed peers ("light"), over which they
+// pass on to each other what they deliver, each message once and only after Validate. The streams end as soon as
+// gossipsub has a stream. Two groups of hosts, each with gossip among themselves, of which none reaches one of the other
+// but through a relay that is no peer, exchange no gossip.
+//
+//	a relay gives                  value      reason
+//	places, at one address         128, 16    for an hour each, to peers of the network only
+//	circuits per peer              64         one to every other of a large committee
+//	a circuit                      64 MiB     each way, or 30 minutes; then both dial, and punch, anew. The library's
+//	                                          128 KiB and 2 minutes would cut votes off every few seconds
+//
+//	light                          value      reason
+//	streams served, asked for      64, 2      the second is there when a relay cuts the first off
+//	messages, bytes                500, 1 MiB per second of one peer, 1000 and 4 MiB at once; what comes faster is read later
+//	waiting for one peer           512, 1 MiB then messages are lost ([Stats.Unsent])
+//
+// Addresses count as public as go-multiaddr knows them. In a network of private addresses nobody is asked, Reachability
+// stays unknown and nobody serves as relay.
+//
 // # What is left out
 //
-// Relays, hole punching, port mapping, address discovery, WebSocket, WebTransport and WebRTC are not started: a peer
-// needs an address at which others can reach it, or must dial. Hosts find each other by the addresses
-// they are given ([Host.Connect], [Host.Keep]). An idle network of eight hosts takes 0.3% of one core.
+// WebSocket, WebTransport and WebRTC are not started, and without Config.NAT none of the above. An idle network of eight such hosts
+// takes 0.3% of one core.
 package p2p
