@@ -119,3 +119,11 @@ func TestTopFitsEveryScreen(t *testing.T) {
 		t.Errorf("curve: %q", c)
 	}
 }
+
+func TestPasswordsInAddressesAreLeftOut(t *testing.T) {
+	text := `at http://ann:sesame@host:1/v1 and "https://sesame@x" but http://host/a@b and mail a@b`
+	want := `at http://***@host:1/v1 and "https://***@x" but http://host/a@b and mail a@b`
+	if got := string(redact([]byte(text))); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+}
