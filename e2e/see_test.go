@@ -34,7 +34,7 @@ func TestStatusPeersAndPingOfADevnet(t *testing.T) {
 	t.Parallel()
 	u := newUser(t)
 	for _, c := range []string{"status", "peers", "ping payer", "top"} {
-		u.poq(strings.Fields(c)...).fails(1, "no network is running")
+		u.poq(strings.Fields(c)...).fails(1, "nothing is running", "poq up")
 	}
 	n := u.devnet("--validators", "4", "--workers", "1", "--engine", "extract")
 	s := n.ask("When was the lighthouse built?\n\n" + passage)
@@ -373,7 +373,7 @@ func TestBundleHelpsAndHoldsNoSecret(t *testing.T) {
 	files := unpack(t, file)
 	for name, want := range map[string]string{
 		"findings.json": `"check"`, "machine.json": `"go"`, "settings.json": `"log-level"`, "genesis.json": "hamlet", "process.json": `"pid"`, "status.json": `"peers"`,
-		"metrics/payer.txt": "poq_ledger_settled_tasks 1", "log/payer.txt": "level=DEBUG",
+		"metrics/payer.txt": "poq_ledger_settled_tasks 1", "log/payer.txt": "peer is up",
 	} {
 		if !strings.Contains(files["poq-doctor/"+name], want) {
 			t.Errorf("%s does not say %q: %.300s", name, want, files["poq-doctor/"+name])

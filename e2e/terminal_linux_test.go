@@ -35,6 +35,23 @@ type terminal struct {
 // terminal runs a command with a terminal of its own. Its stdin is empty, and its stdout a pipe, as in $(...).
 func (u *user) terminal(args ...string) *terminal {
 	u.t.Helper()
+	return u.onTerminal(func(x *terminal, _ *os.File) { x.cmd.Stdout = &x.stdout }, args...)
+}
+
+// screen runs a command that draws on a terminal of so many characters and lines.
+func (u *user) screen(width, height uint16, args ...string) *terminal {
+	u.t.Helper()
+	return u.onTerminal(func(x *terminal, slave *os.File) {
+		x.cmd.Stdin, x.cmd.Stdout = slave, slave
+		if err := unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: height, Col: width}); err != nil {
+			u.t.Fatal(err)
+		}
+	}, args...)
+}
+
+// onTerminal runs a command whose stderr is a terminal; prepare connects the rest.
+func (u *user) onTerminal(prepare func(x *terminal, slave *os.File), args ...string) *terminal {
+	u.t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		u.t.Skipf("no terminals to be had: %v", err)
@@ -58,7 +75,8 @@ func (u *user) terminal(args ...string) *terminal {
 	}
 	defer slave.Close()
 	x := &terminal{t: u.t, master: master, cmd: u.command(args...), more: make(chan struct{}, 1), ended: make(chan struct{})}
-	x.cmd.Stdout, x.cmd.Stderr = &x.stdout, slave
+	x.cmd.Stderr = slave
+	prepare(x, slave)
 	x.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 2}
 	if err := x.cmd.Start(); err != nil {
 		u.t.Fatal(err)
@@ -165,5 +183,58 @@ func TestInterruptAtThePassphraseLeavesTheTerminalAsItWas(t *testing.T) {
 	}
 	if state.Lflag&unix.ECHO == 0 {
 		t.Error("the terminal shows nothing that is typed any more")
+	}
+}
+
+func TestTopDrawsUntilItIsQuit(t *testing.T) {
+	t.Parallel()
+	u := newUser(t)
+	u.devnet("--validators", "1", "--workers", "1", "--engine", "extract")
+	u.env = append(u.env, "NO_COLOR=1")
+	x := u.screen(70, 12, "top", "--interval", "100ms")
+	const frame = "\x1b[J" // ends a frame
+	until := func(frames int) string {
+		t.Helper()
+		for late := time.After(patience); strings.Count(x.text(), frame) < frames; {
+			select {
+			case <-x.more:
+			case <-x.ended:
+				t.Fatalf("top has ended: %q", x.text())
+			case <-late:
+				t.Fatalf("no %d frames: %q", frames, x.text())
+			}
+		}
+		return x.text()
+	}
+	text := until(3)
+	for _, want := range []string{"poq top   network devnet-", "q quits", "validator-1", "payer", "% CPU", "0 settled"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("top does not show %q: %q", want, text)
+		}
+	}
+	for _, row := range strings.Split(strings.Split(text, frame)[1], "\r\n") {
+		row = strings.NewReplacer("\x1b[H", "", "\x1b[K", "").Replace(row)
+		if n := len([]rune(row)); n > 70 || strings.Contains(row, "\x1b") {
+			t.Errorf("a row of %d characters: %q", n, row)
+		}
+	}
+	wide, err := x.master.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := wide.Control(func(fd uintptr) {
+		err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 200})
+	}); e != nil || err != nil {
+		t.Fatal(errors.Join(e, err))
+	}
+	text = until(strings.Count(text, frame) + 3)
+	if last := strings.Split(text, frame); !strings.Contains(last[len(last)-2], "0 scored") {
+		t.Errorf("a wider screen shows no more: %q", last[len(last)-2])
+	}
+	if _, err := io.WriteString(x.master, "q"); err != nil {
+		t.Fatal(err)
+	}
+	if r := x.wait(); r.code != 0 || !strings.HasSuffix(r.stderr, "\x1b[?25h\x1b[?1049l") {
+		t.Errorf("top ended with %d: %q", r.code, r.stderr)
 	}
 }
