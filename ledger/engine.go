@@ -564,15 +564,8 @@ func (e *Engine) open(t *task, l *LockCert) {
 	}
 	t.locked, t.lock, t.order, t.restored = true, l.Votes, &l.Order, false
 	e.publish(t.id, StageLock, l)
-	at := nonceOf(o)
-	if e.voted[at] == t.id {
-		delete(e.voted, at)
-		e.reserved[o.Payer] -= o.Fee
-		if e.reserved[o.Payer] == 0 {
-			delete(e.reserved, o.Payer)
-		}
-	}
-	if id, ok := e.waiting.take(at); ok && id != t.id {
+	e.freeFee(t.id, o)
+	if id, ok := e.waiting.take(nonceOf(o)); ok && id != t.id {
 		e.forget(id)
 	}
 	e.host.SetTimer(Timer{Task: t.id, Kind: AnswerDeadline}, time.Duration(o.AnswerDeadline)*time.Millisecond)
@@ -853,6 +846,19 @@ func (e *Engine) onReceipt(r *Receipt) {
 	}
 }
 
+// freeFee forgets that the fee of an order that was voted for is promised.
+func (e *Engine) freeFee(id TaskID, o Order) {
+	at := nonceOf(o)
+	if e.voted[at] != id {
+		return
+	}
+	delete(e.voted, at)
+	e.reserved[o.Payer] -= o.Fee
+	if e.reserved[o.Payer] == 0 {
+		delete(e.reserved, o.Payer)
+	}
+}
+
 // finish forgets a task that has its outcome.
 func (e *Engine) finish(r *Receipt) {
 	id := r.Task()
@@ -861,11 +867,7 @@ func (e *Engine) finish(r *Receipt) {
 		delete(e.tasks, id)
 		e.publish(id, StageSettle, r)
 	}
-	at := nonceOf(o)
-	if e.voted[at] == id {
-		delete(e.voted, at)
-		e.reserved[o.Payer] -= o.Fee
-	}
+	e.freeFee(id, o)
 	delete(e.openings, id)
 	delete(e.sent, id)
 	delete(e.restored, id)

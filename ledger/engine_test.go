@@ -514,3 +514,23 @@ func TestStateRefusesWhatContradictsIt(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestOrderThatSettlesElsewhereLeavesNothing: a validator that voted for a lock, missed all that followed and got the receipt
+// keeps nothing of the payer, or it would keep an entry for every payer that there ever was.
+func TestOrderThatSettlesElsewhereLeavesNothing(t *testing.T) {
+	s := newSwarm(t, 4, 3)
+	const away = 3
+	s.drop = func(_, to int, m Message) bool {
+		switch m.(type) {
+		case *OrderMessage, *Receipt:
+			return false
+		}
+		return to == away
+	}
+	s.settleOne()
+	s.checkAgreement(1)
+	e := s.peers[away].engine
+	if len(e.voted)+len(e.reserved)+len(e.waiting.tasks)+len(e.sent) != 0 {
+		t.Errorf("%d votes, %d promised fees, %d waiting orders and %d leaves are kept", len(e.voted), len(e.reserved), len(e.waiting.tasks), len(e.sent))
+	}
+}

@@ -443,7 +443,7 @@ var mutations = []mutation{
 	{
 		name: "reserved-fees-not-freed", why: "a payer's balance is promised for ever",
 		breaks: []string{"liveness"},
-		edits:  []edit{{engine, "		e.reserved[o.Payer] -= o.Fee\n		if e.reserved", "		if e.reserved"}},
+		edits:  []edit{{engine, "	e.reserved[o.Payer] -= o.Fee\n	if e.reserved", "	if e.reserved"}},
 	},
 	{
 		name: "seal-of-round-0-waits-for-all", why: "one silent validator keeps every task open",
