@@ -117,6 +117,7 @@ func TestPeersOnSeveralMachinesSettle(t *testing.T) {
 	m := newMachines(t, 1)
 	validator := m.up("validator-1", "--roles", "validator")
 	invitation := validator.token()
+	validator.stderr.await(t, "this peer knows no other", "--join TOKEN")
 	worker := m.up("worker", "--roles", "worker", "--engine", "extract", "--join", invitation)
 	payer := m.up("payer", "--join", invitation)
 	if p := payer.card.Peers[0]; len(payer.card.Peers) != 1 || p.Name != "payer" || p.Role != "observer" {
@@ -157,6 +158,9 @@ func TestPeersOnSeveralMachinesSettle(t *testing.T) {
 	}
 	// A peer that starts again needs no token: it remembers whom it joined.
 	again := m.up("payer")
+	if strings.Contains(again.stderr.String(), "knows no other") {
+		t.Error("a peer that joined before says that it knows nobody")
+	}
 	again.ask("Who tended the lamp?\n\n"+passage, "--answer-timeout", "2s")
 	again.stop()
 	validator.stop()

@@ -152,6 +152,15 @@ func (h *home) remember(t token.Token) ([]multiaddr.Multiaddr, error) {
 	return t.Addresses, nil
 }
 
+// peersFile holds the peers that were met.
+func (h *home) peersFile() string { return filepath.Join(h.dir, "peers.json") }
+
+// remembers says whether other peers were met before.
+func (h *home) remembers() bool {
+	_, err := os.Stat(h.peersFile())
+	return err == nil
+}
+
 // identity opens the peer's keys. A peer without any gets some; a consensus key only one that is to be a validator.
 func (h *home) identity(c *cobra.Command, validator bool, p *passphraseFlag) (keystore.Identity, error) {
 	if _, err := keystore.Create(h.dir, validator, p.forNew(c, h.dir, false)); err != nil {

@@ -220,7 +220,14 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	plan.discovery.Bootstraps, plan.discovery.File = append(plan.peers, invited...), filepath.Join(f.dir, "peers.json")
+	plan.discovery.Bootstraps, plan.discovery.File = append(plan.peers, invited...), home.peersFile()
+	if len(plan.discovery.Bootstraps) == 0 && !home.remembers() {
+		where := ""
+		if plan.discovery.MDNS {
+			where = " and looks for them in the local network"
+		}
+		progress("this peer knows no other: it waits for others to come%s; to begin with one, give it --join TOKEN or --bootstrap ADDRESS", where)
+	}
 	if err := checkPorts(ctx, plan.listen, len(f.bind) > 0); err != nil {
 		return err
 	}
