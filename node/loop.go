@@ -251,7 +251,7 @@ func (l *loop) Score(task ledger.TaskID, o ledger.Order, a ledger.AnswerID, text
 		defer cancel()
 		score, err := l.node.score(ctx, o, a, text)
 		if err != nil && l.node.ctx.Err() == nil {
-			l.node.log.Warn("answer not scored", "task", task.Short(), "worker", a.Worker.Short(), "error", err)
+			l.node.heard.Warn("answer not scored", "task", task.Short(), "worker", a.Worker.Short(), "error", err)
 		}
 		l.do(func(e *ledger.Engine) { e.Scored(task, a, score, err) })
 	})
@@ -324,7 +324,7 @@ func (l *loop) Observe(p ledger.Progress) {
 				l.node.log.Error("evidence not kept", "error", err)
 			}
 		}
-		l.node.log.Warn("contradiction", "task", p.Task.Short(), "what", p.Reason)
+		l.node.heard.Warn("contradiction", "task", p.Task.Short(), "what", p.Reason)
 	}
 	if l.node.worker != nil {
 		l.node.worker.observe(p)

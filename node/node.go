@@ -28,6 +28,7 @@ import (
 type Node struct {
 	cfg      config
 	log      *slog.Logger
+	heard    *slog.Logger // for lines that a peer can provoke
 	identity keystore.Identity
 	genesis  *ledger.Genesis
 	domain   crypto.Domain
@@ -233,6 +234,7 @@ func New(ctx context.Context, opts ...Option) (*Node, error) {
 	if c.logger != nil {
 		n.log = c.logger
 	}
+	n.heard = limitLog(n.log)
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
@@ -291,7 +293,7 @@ func (n *Node) identify() error {
 func (n *Node) assemble() (err error) {
 	n.syncer, n.credit = newSyncer(n), newCredit()
 	conf := p2p.Config{
-		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Host: n.cfg.host, Logger: n.log, Topics: topicNames(),
+		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Host: n.cfg.host, Logger: n.heard, Topics: topicNames(),
 		NAT: n.cfg.nat,
 		Met: func(p peer.ID) { n.syncer.add(p) }, Registerer: n.cfg.register, Protected: n.validators(),
 		Announce: n.cfg.announce, Access: n.cfg.access, Hello: n.hello(),

@@ -308,7 +308,7 @@ func (s *syncer) with(ctx context.Context, p peer.ID) {
 		all += got
 		s.node.meter.synced(got, again, err)
 	}
-	log := s.node.log.With("from", p)
+	log := s.node.heard.With("from", p)
 	if all > 0 {
 		log.Info("caught up with peer", "settlements", all, "in", time.Since(begin))
 	}
@@ -482,7 +482,7 @@ func (s *syncer) check(r *ledger.Receipt) bool {
 		return true
 	}
 	s.known.Add(r.Task(), true)
-	s.node.log.Error("more validators are faulty than the network bears: the committee certified what contradicts this ledger",
+	s.node.heard.Error("more validators are faulty than the network bears: the committee certified what contradicts this ledger",
 		"task", r.Task(), "outcome", r.Settle.Vote.Value, "held", outcome)
 	return false
 }
