@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -21,8 +22,8 @@ func notify(ctx context.Context, state string) error {
 	if err != nil {
 		return fmt.Errorf("telling the service manager: %w", err)
 	}
-	defer c.Close()
-	if _, err := c.Write([]byte(state)); err != nil {
+	_, err = c.Write([]byte(state))
+	if err = errors.Join(err, c.Close()); err != nil {
 		return fmt.Errorf("telling the service manager: %w", err)
 	}
 	return nil
