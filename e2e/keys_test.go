@@ -543,3 +543,20 @@ func TestValidatorThatLostItsConsensusKeyIsTold(t *testing.T) {
 	}
 	n.stop()
 }
+
+func TestPeerThatLostItsAccountIsNotGivenAnotherUnasked(t *testing.T) {
+	m := newMachines(t, 1)
+	m.up("payer").stop()
+	path := keystore.Account.Path(m.path("payer"))
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	m.fails("payer", 1, []string{path, "backup", "poq keys new account"})
+	m.user.poq("init", "--dir", m.path("payer")).fails(1, path, "backup")
+	account := m.user.line("keys", "new", "account", "--dir", m.path("payer"))
+	n := m.up("payer")
+	if got := n.card.Peers[0].Account.String(); got != account {
+		t.Errorf("it runs with account %s, want %s", got, account)
+	}
+	n.stop()
+}

@@ -34,7 +34,7 @@ func Check(dir string) (problems []Problem) {
 		switch _, err := describe(dir, kind); {
 		case err == nil, kind == Consensus && errors.Is(err, fs.ErrNotExist):
 		case errors.Is(err, fs.ErrNotExist):
-			note(path, err, "poq init --dir "+shellWord(dir)+" makes a new one; if there was one, put it back from its backup")
+			note(path, err, "put it back from its backup; if there was none, poq init --dir "+shellWord(dir))
 		case errors.Is(err, ErrLoose):
 			note(path, err, "chmod 600 "+shellWord(path))
 		default:

@@ -87,7 +87,9 @@ func Open(dir string, passphrase Passphrase) (id Identity, err error) {
 }
 
 // Create makes a directory and those of the keys that it lacks, and returns their kinds. If there are any to be made,
-// passphrase is called, and returns what encrypts them, or nil; it may be nil itself. A key that is there is kept.
+// passphrase is called, and returns what encrypts them, or nil; it may be nil itself. A key that is there is kept. Where
+// there is a ledger, a peer has lost its peer key or account key rather than never had it: none is made, and the error wraps
+// [fs.ErrNotExist].
 func Create(dir string, validator bool, passphrase Passphrase) (made []Kind, err error) {
 	passphrase = once(passphrase)
 	for _, kind := range Kinds() {
@@ -99,6 +101,9 @@ func Create(dir string, validator bool, passphrase Passphrase) (made []Kind, err
 			continue
 		case !errors.Is(err, fs.ErrNotExist):
 			return made, fmt.Errorf("looking for a key: %w", err)
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "ledger")); err == nil && kind != Consensus {
+			return made, fmt.Errorf("%s is missing, and the peer in %s has had one: put it back from its backup; if it is lost, poq keys new %s makes another: %w", kind.Path(dir), dir, kind, fs.ErrNotExist)
 		}
 		key, err := crypto.GenerateKey(nil)
 		if err != nil {

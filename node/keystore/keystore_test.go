@@ -215,6 +215,28 @@ func TestCreationThatWasKilledIsCompletedAndNoKeyIsLost(t *testing.T) {
 	}
 }
 
+func TestPeerWithALedgerGetsNoOtherIdentityUnasked(t *testing.T) {
+	for _, missing := range Kinds() {
+		dir := saved(t, testIdentity(t, "x"))
+		if err := errors.Join(os.Remove(missing.Path(dir)), os.Mkdir(filepath.Join(dir, "ledger"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		made, err := Create(dir, true, nil)
+		if missing == Consensus { // a peer may become a validator later
+			if err != nil || len(made) != 1 {
+				t.Errorf("made %v, %v", made, err)
+			}
+			continue
+		}
+		if !errors.Is(err, fs.ErrNotExist) || len(made) > 0 || !strings.Contains(err.Error(), missing.Path(dir)) || !strings.Contains(err.Error(), "backup") {
+			t.Errorf("made %v, %v", made, err)
+		}
+		if err := Add(dir, missing, testKey(t, "y"), nil); err != nil { // who says so gets one
+			t.Error(err)
+		}
+	}
+}
+
 func TestEncryptedKeysOpenWithTheirPassphraseAlone(t *testing.T) {
 	id := testIdentity(t, "x")
 	dir := sealed(t, id, "correct horse")
