@@ -61,6 +61,13 @@
 //
 // Where a number was measured, its comment in limits.go says with which benchmark.
 //
+// # Seeing
+//
+// [Host.PeerInfos], [Host.Topics], [Host.Links], [Host.Stats], [Host.Bandwidth] and [Host.Reachability] are snapshots; Config.Registerer
+// gets the same as metrics. A transport takes half a minute to notice that the machine at the other end is gone, so a peer that
+// says nothing for five seconds is pinged (32 bytes, libp2p's protocol), and one that was not heard for [GoneAfter] counts as gone.
+// It stays connected until the transport gives it up.
+//
 // # Peers behind routers
 //
 // With Config.NAT a host asks others at which of its addresses it can be reached and helps them to ask. One that can't be reached

@@ -119,7 +119,7 @@ func runDevnet(c *cobra.Command, g *globals, f devnetFlags) (err error) {
 	if f.verbose {
 		level = slog.LevelDebug
 	}
-	conf := devnet.Config{Dir: dir, Validators: f.validators, Engines: engines, Judge: judge, Logger: newLogger(c.ErrOrStderr(), level)}
+	conf := devnet.Config{Dir: dir, Validators: f.validators, Engines: engines, Judge: judge, Version: versionText(), Logger: newLogger(c.ErrOrStderr(), level)}
 	if c.Flags().Changed("seed") {
 		conf.Seed = &f.seed
 	}

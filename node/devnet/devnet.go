@@ -42,6 +42,8 @@ type Config struct {
 	Seed *uint64
 	// Logger gets the log of all nodes; each line carries the peer's name. Nil stands for slog.Default.
 	Logger *slog.Logger
+	// Version is that of the program, as the peers tell each other.
+	Version string
 	// Observe, if set, is called for every step of every task at every peer, from the peers' loops.
 	Observe func(p *Peer, e node.Event)
 }
@@ -98,7 +100,7 @@ func (d *Devnet) start(ctx context.Context, c Config) error {
 	for i, p := range peers {
 		p := &p
 		g.Go(func() error {
-			var opts []node.Option
+			opts := []node.Option{node.WithVersion(c.Version)}
 			switch p.Role {
 			case Validator:
 				opts = append(opts, node.WithJudge(c.Judge))
