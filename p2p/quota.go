@@ -1,8 +1,10 @@
 package p2p
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -137,7 +139,7 @@ func (g gossipHost) SetStreamHandlerMatch(id protocol.ID, match func(protocol.ID
 func (g gossipHost) wrap(handle network.StreamHandler) network.StreamHandler {
 	return func(inner network.Stream) {
 		p := inner.Conn().RemotePeer()
-		s := &gossipStream{Stream: inner, ctx: g.ctx, bytes: g.standings.of(p).bytes}
+		s := &gossipStream{Stream: inner, in: bufio.NewReaderSize(paced{inner, g.ctx, g.standings.of(p).bytes}, gossipBuffer)}
 		handle(s)
 		// Gossipsub ends a stream that it could still read only for what it read there.
 		if s.readErr == nil && s.wasReset.Load() && g.ctx.Err() == nil {
@@ -146,21 +148,36 @@ func (g gossipHost) wrap(handle network.StreamHandler) network.StreamHandler {
 	}
 }
 
+// paced reads no faster than a quota of bytes allows.
+type paced struct {
+	io.Reader
+	ctx   context.Context
+	bytes *rate.Limiter
+}
+
+// Read waits until so many bytes may have been read.
+func (r paced) Read(p []byte) (n int, err error) {
+	n, err = r.Reader.Read(p[:min(len(p), gossipBytes)])
+	if err == nil {
+		err = r.bytes.WaitN(r.ctx, n)
+	}
+	return n, err
+}
+
+// gossipBuffer holds a few messages. Gossipsub reads the length of each byte by byte, which it would otherwise do from
+// the connection, at a tenth of the processor time that a message takes.
+const gossipBuffer = 4 << 10
+
 // gossipStream is an inbound stream of gossip.
 type gossipStream struct {
 	network.Stream
-	ctx      context.Context
-	bytes    *rate.Limiter
+	in       *bufio.Reader
 	readErr  error // of the handler's goroutine alone
 	wasReset atomic.Bool
 }
 
-// Read waits until the sender may have so many bytes read.
 func (s *gossipStream) Read(p []byte) (n int, err error) {
-	n, err = s.Stream.Read(p[:min(len(p), gossipBytes)])
-	if err == nil {
-		err = s.bytes.WaitN(s.ctx, n)
-	}
+	n, err = s.in.Read(p)
 	s.readErr = err
 	return n, err
 }
