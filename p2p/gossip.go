@@ -75,7 +75,7 @@ func Join[T any](h *Host, cfg TopicConfig[T]) (*Topic, error) {
 		return nil, fmt.Errorf("p2p: join %q: Validate and Handle are required", cfg.Name)
 	}
 	t := &Topic{h: h, name: cfg.Name, maxSize: cfg.MaxSize}
-	h.standings.rates.Store(h.id(cfg.Name), cmp.Or(cfg.Rate, DefaultRate))
+	h.standings.rates.store(h.id(cfg.Name), cmp.Or(cfg.Rate, DefaultRate))
 	t.validate = func(ctx context.Context, from peer.ID, data []byte) (any, error) {
 		return guard(h, "topic "+cfg.Name, func() (any, error) {
 			msg, err := cfg.Validate(ctx, from, data)

@@ -170,11 +170,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	count(descBytes, b.In, "in")
 	count(descBytes, b.Out, "out")
 	for _, id := range h.host.Mux().Protocols() { // of no others: a peer could invent them without end
-		f, ok := h.traffic.protocols.Load(id)
+		f, ok := h.traffic.protocols.load(id)
 		if !ok {
 			continue
 		}
-		b := f.(*flow).bandwidth()
+		b := f.bandwidth()
 		count(descProtocolBytes, b.In, string(id), "in")
 		count(descProtocolBytes, b.Out, string(id), "out")
 	}

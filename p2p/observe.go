@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unicode"
@@ -64,8 +63,8 @@ type PeerInfo struct {
 // own implementation keeps a goroutine for ever.
 type traffic struct {
 	total     flow
-	protocols sync.Map // protocol.ID -> *flow
-	peers     sync.Map // peer.ID -> *flow
+	protocols index[protocol.ID, *flow]
+	peers     index[peer.ID, *flow]
 }
 
 // flow counts one direction each.
@@ -93,29 +92,23 @@ var _ metrics.Reporter = (*traffic)(nil)
 
 func newTraffic() *traffic { return &traffic{} }
 
-func flowOf[K comparable](m *sync.Map, k K) *flow {
-	if f, ok := m.Load(k); ok {
-		return f.(*flow)
-	}
-	f, _ := m.LoadOrStore(k, &flow{})
-	return f.(*flow)
-}
+func newFlow() *flow { return &flow{} }
 
 // greeted notes that a peer has said hello.
-func (t *traffic) greeted(p peer.ID) { flowOf(&t.peers, p).greeted.Store(true) }
+func (t *traffic) greeted(p peer.ID) { t.peers.loadOrMake(p, newFlow).greeted.Store(true) }
 
 // LogRecvMessageStream implements metrics.Reporter.
 func (t *traffic) LogRecvMessageStream(n int64, proto protocol.ID, p peer.ID) {
-	f := flowOf(&t.peers, p)
+	f := t.peers.loadOrMake(p, newFlow)
 	f.in.Add(uint64(n))
 	f.heard.Store(time.Now().UnixNano())
-	flowOf(&t.protocols, proto).in.Add(uint64(n))
+	t.protocols.loadOrMake(proto, newFlow).in.Add(uint64(n))
 }
 
 // LogSentMessageStream implements metrics.Reporter.
 func (t *traffic) LogSentMessageStream(n int64, proto protocol.ID, p peer.ID) {
-	flowOf(&t.peers, p).out.Add(uint64(n))
-	flowOf(&t.protocols, proto).out.Add(uint64(n))
+	t.peers.loadOrMake(p, newFlow).out.Add(uint64(n))
+	t.protocols.loadOrMake(proto, newFlow).out.Add(uint64(n))
 }
 
 // LogRecvMessage implements metrics.Reporter.
@@ -129,38 +122,39 @@ func stats(f *flow) metrics.Stats {
 	return metrics.Stats{TotalIn: int64(b.In), TotalOut: int64(b.Out), RateIn: float64(b.InRate), RateOut: float64(b.OutRate)}
 }
 
-func statsOf[K comparable](m *sync.Map) map[K]metrics.Stats {
-	all := map[K]metrics.Stats{}
-	m.Range(func(k, f any) bool {
-		all[k.(K)] = stats(f.(*flow))
-		return true
-	})
+func statsOf[K comparable](flows map[K]*flow) map[K]metrics.Stats {
+	all := make(map[K]metrics.Stats, len(flows))
+	for k, f := range flows {
+		all[k] = stats(f)
+	}
 	return all
 }
 
 // GetBandwidthForPeer implements metrics.Reporter.
-func (t *traffic) GetBandwidthForPeer(p peer.ID) metrics.Stats { return stats(flowOf(&t.peers, p)) }
+func (t *traffic) GetBandwidthForPeer(p peer.ID) metrics.Stats {
+	return stats(t.peers.loadOrMake(p, newFlow))
+}
 
 // GetBandwidthForProtocol implements metrics.Reporter.
 func (t *traffic) GetBandwidthForProtocol(p protocol.ID) metrics.Stats {
-	return stats(flowOf(&t.protocols, p))
+	return stats(t.protocols.loadOrMake(p, newFlow))
 }
 
 // GetBandwidthTotals implements metrics.Reporter.
 func (t *traffic) GetBandwidthTotals() metrics.Stats { return stats(&t.total) }
 
 // GetBandwidthByPeer implements metrics.Reporter.
-func (t *traffic) GetBandwidthByPeer() map[peer.ID]metrics.Stats { return statsOf[peer.ID](&t.peers) }
+func (t *traffic) GetBandwidthByPeer() map[peer.ID]metrics.Stats { return statsOf(t.peers.all()) }
 
 // GetBandwidthByProtocol implements metrics.Reporter.
 func (t *traffic) GetBandwidthByProtocol() map[protocol.ID]metrics.Stats {
-	return statsOf[protocol.ID](&t.protocols)
+	return statsOf(t.protocols.all())
 }
 
 // Reset implements metrics.Reporter.
 func (t *traffic) Reset() {
-	t.peers.Clear()
-	t.protocols.Clear()
+	t.peers.clear()
+	t.protocols.clear()
 }
 
 // TrimIdle implements metrics.Reporter.
@@ -174,29 +168,29 @@ func (t *traffic) forget(keep func(peer.ID) bool, since time.Time) {
 		at int64
 	}
 	var rest []heard
-	t.peers.Range(func(k, f any) bool {
-		if p, at := k.(peer.ID), f.(*flow).heard.Load(); !keep(p) {
-			if at < since.UnixNano() {
-				t.peers.Delete(p)
-			} else {
-				rest = append(rest, heard{p, at})
-			}
+	for p, f := range t.peers.all() {
+		at := f.heard.Load()
+		switch {
+		case keep(p):
+		case at < since.UnixNano():
+			t.peers.drop(p)
+		default:
+			rest = append(rest, heard{p, at})
 		}
-		return true
-	})
+	}
 	slices.SortFunc(rest, func(a, b heard) int { return cmp.Compare(b.at, a.at) })
 	for i := maxGone; i < len(rest); i++ {
-		t.peers.Delete(rest[i].p)
+		t.peers.drop(rest[i].p)
 	}
 }
 
 func (t *traffic) tick(since time.Duration) {
 	t.total.tick(since)
-	for _, m := range []*sync.Map{&t.peers, &t.protocols} {
-		m.Range(func(_, f any) bool {
-			f.(*flow).tick(since)
-			return true
-		})
+	for _, f := range t.peers.all() {
+		f.tick(since)
+	}
+	for _, f := range t.protocols.all() {
+		f.tick(since)
 	}
 }
 
@@ -215,7 +209,7 @@ func (h *Host) pulse() {
 		last = now
 		h.traffic.forget(h.linkedTo, now.Add(-rememberGone))
 		for _, p := range h.Peers() {
-			if now.UnixNano()-flowOf(&h.traffic.peers, p).heard.Load() < int64(pulse) {
+			if now.UnixNano()-h.traffic.peers.loadOrMake(p, newFlow).heard.Load() < int64(pulse) {
 				continue
 			}
 			h.running.Go(func() {
@@ -278,19 +272,18 @@ func (h *Host) PeerInfos() []PeerInfo {
 	}
 	list := []PeerInfo{}
 	now, scores := time.Now(), h.Scores()
-	h.traffic.peers.Range(func(k, f any) bool {
-		i := h.info(k.(peer.ID), f.(*flow))
-		if !f.(*flow).greeted.Load() {
-			return true
+	for p, f := range h.traffic.peers.all() {
+		if !f.greeted.Load() {
+			continue
 		}
+		i := h.info(p, f)
 		i.Gone = !i.Connected || now.Sub(i.Heard) > GoneAfter
 		i.Score = scores[i.ID]
 		if i.Topics = meshes[i.ID]; i.Topics == nil {
 			i.Topics = []string{}
 		}
 		list = append(list, i)
-		return true
-	})
+	}
 	slices.SortFunc(list, func(a, b PeerInfo) int { return cmp.Compare(a.ID, b.ID) })
 	return list
 }

@@ -119,7 +119,7 @@ func TestPeerWithoutHelloIsNotListed(t *testing.T) {
 	if r := <-ping.Ping(deadline(t), guest, a.ID()); r.Error != nil {
 		t.Fatal(r.Error)
 	}
-	if _, known := a.traffic.peers.Load(guest.ID()); !known {
+	if _, known := a.traffic.peers.load(guest.ID()); !known {
 		t.Error("its bytes are not counted")
 	}
 	if p := a.PeerInfos(); len(p) != 0 {

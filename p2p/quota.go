@@ -47,12 +47,12 @@ func (s *standings) inspect(from peer.ID, rpc *pubsub.RPC) error {
 	topic, bucket := "", (*rate.Limiter)(nil)
 	for _, m := range rpc.Publish {
 		if t := m.GetTopic(); bucket == nil || t != topic { // an RPC seldom holds several
-			perSecond, ok := s.rates.Load(t)
+			perSecond, ok := s.rates.load(t)
 			if !ok {
 				over++
 				continue
 			}
-			topic, bucket = t, st.limiter(st.topics, t, perSecond.(int))
+			topic, bucket = t, st.limiter(st.topics, t, perSecond)
 		}
 		if !bucket.Allow() {
 			over++

@@ -60,7 +60,7 @@ type standings struct {
 	peers     *lru.Cache[peer.ID, *standing]
 	protected map[peer.ID]bool
 	bans      *bans
-	rates     sync.Map // topic id -> messages per second that a peer may hand over
+	rates     index[string, int] // by topic id: messages per second that a peer may hand over
 
 	// part is called in its own goroutine when a peer was banned.
 	part func(peer.ID, Fault)

@@ -16,7 +16,7 @@ import (
 func newTestStandings(protected ...peer.ID) (*standings, map[peer.ID]Fault) {
 	s, parted := newStandings(protected), make(map[peer.ID]Fault)
 	s.part = func(p peer.ID, f Fault) { parted[p] = f }
-	s.rates.Store("t", 100)
+	s.rates.store("t", 100)
 	return s, parted
 }
 
@@ -31,7 +31,7 @@ func messages(topic string, n int) *pubsub.RPC {
 func TestQuotaIsPerPeerAndTopicAndFillsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newTestStandings()
-		s.rates.Store("u", 100)
+		s.rates.store("u", 100)
 		for _, c := range []struct {
 			from  peer.ID
 			topic string
@@ -64,7 +64,7 @@ func TestQuotaIsPerPeerAndTopicAndFillsAgain(t *testing.T) {
 
 func TestQueueNeverFillsHoweverManyCrowdIt(t *testing.T) {
 	s, parted := newTestStandings("validator")
-	s.rates.Store("t", 1<<20)
+	s.rates.store("t", 1<<20)
 	for i := range 200 {
 		rpc := messages("t", 1200)
 		if err := s.inspect(peer.ID(fmt.Sprint(i)), rpc); err != nil {
