@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node/keystore"
@@ -355,4 +356,30 @@ func TestSettingsComeFromFlagsThenEnvironmentThenFile(t *testing.T) {
 		}
 	}
 	m.user.poq("config", "validate", filepath.Join(dir, "nowhere.toml")).fails(1, "nowhere.toml")
+}
+
+// TestPeersStopInTheMiddleOfATask: the worker is computing, the validator waits, the payer's user looks on.
+func TestPeersStopInTheMiddleOfATask(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t, 1)
+	validator := m.up("validator-1", "--roles", "validator")
+	invitation := validator.token()
+	worker := m.up("worker", "--roles", "worker", "--engine", "smol,max-tokens=512", "--join", invitation)
+	payer := m.up("payer", "--join", invitation)
+	ask := m.user.command("ask", "--dir", payer.card.Dir, "--max-answers", "1", "Tell the whole history of Rome, at great length.")
+	stderr := newRecord()
+	ask.Stderr = stderr
+	if err := ask.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stderr.await(t, "workers are answering")
+	for _, n := range []*network{worker, validator, payer} {
+		begin := time.Now()
+		n.stop()
+		t.Logf("%s ended in %v", n.card.Peers[0].Name, time.Since(begin).Round(time.Millisecond))
+	}
+	if err := ask.Wait(); err == nil || ask.ProcessState.ExitCode() != 1 {
+		t.Errorf("poq ask ended with %v\n%s", err, stderr)
+	}
+	stderr.await(t, "poq ledger task")
 }
