@@ -9,13 +9,14 @@ FUZZTIME ?= 5000x
 BENCHTIME ?= 2s
 CHAOS ?= 5m
 SOAK ?= 30m
+HOSTILE_TASKS ?= 2000
 SIMRUNS ?= 1000000
 VALIDATORS ?= 4
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test vet lint unit race fuzz e2e netns netns-short chaos soak sim mutants cross bench bench-settle bench-sync bench-receipt bench-apply bench-votelog bench-gossip bench-scale clean
+.PHONY: help build demo test vet lint unit race fuzz e2e netns netns-short hostile hostile-short chaos soak sim mutants cross bench bench-settle bench-sync bench-receipt bench-apply bench-votelog bench-gossip bench-scale clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +30,7 @@ demo: build ## start a network, ask it three questions, verify its ledgers
 		--ask "$$(cat examples/passage.txt)" \
 		--ask "$$(cat examples/summary.txt)"
 
-test: vet lint unit race fuzz mutants e2e netns-short cross ## everything that CI runs
+test: vet lint unit race fuzz mutants e2e hostile-short netns-short cross ## everything that CI runs
 
 vet: ## go vet, with and without SIMD
 	$(GO) vet ./...
@@ -66,6 +67,12 @@ netns-short: build ## the same, shortened
 chaos: build ## kill peers under load for CHAOS, with as many validators as VALIDATORS
 	POQ_CHAOS=$(CHAOS) POQ_CHAOS_VALIDATORS=$(VALIDATORS) POQ_BIN=$(CURDIR)/bin/poq \
 		$(GO) test -count=1 -timeout 0 -v -run 'TestKilledPeers' ./e2e
+
+hostile: ## ten hostile peers against a network that settles, for HOSTILE_TASKS tasks: what it costs, and who is kept out
+	POQ_HOSTILE_TASKS=$(HOSTILE_TASKS) $(GO) test -count=1 -timeout 0 -v ./e2e/hostile
+
+hostile-short: ## the same, shortened
+	$(GO) test -count=1 -short -v ./e2e/hostile
 
 soak: build ## run a network for SOAK, with tasks all the time and peers that come and go: nothing may grow
 	POQ_SOAK=$(SOAK) POQ_BIN=$(CURDIR)/bin/poq $(GO) test -count=1 -timeout 0 -v -run 'TestPeersTakeNoMore' ./e2e

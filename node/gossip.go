@@ -106,6 +106,7 @@ var (
 	// errUnpaid: a peer may be a moment ahead; only if that goes on is it to blame.
 	errUnpaid = errors.New("nobody can be paid for the order")
 	errEarly  = errors.New("too much about tasks that are not locked")
+	errKept   = fmt.Errorf("kept and not passed on: %w", errEarly)
 )
 
 // validate checks a message of a peer, the cheap things first. It runs in p2p's goroutines and looks at
@@ -115,14 +116,19 @@ func (n *Node) validate(topic ledger.Topic, from peer.ID, data []byte) (ledger.V
 	if err != nil {
 		return ledger.Verified{}, fmt.Errorf("%w: %w", p2p.ErrReject, err)
 	}
+	var keep error
 	if from != n.host.ID() && topic != ledger.TopicVotes {
-		if err := n.worth(from, m); err != nil {
-			return ledger.Verified{}, err
+		if keep = n.worth(from, m); keep != nil && !errors.Is(keep, errKept) {
+			return ledger.Verified{}, keep
 		}
 	}
 	v, err := n.verifier.Verify(m)
 	if err != nil {
 		return v, verdict(err)
+	}
+	if keep != nil {
+		n.loop.offer(v)
+		return v, keep
 	}
 	if from != n.host.ID() && topic != ledger.TopicVotes {
 		n.loop.known.heard(n.verifier.Task(m), m)
@@ -165,7 +171,12 @@ func (n *Node) worth(from peer.ID, m ledger.Message) error {
 	case stale:
 		return errKnown
 	case early && !n.credit.of(from).early.Allow():
+		if n.syncer.current.Load() {
+			n.host.Exceed(from, 1)
+		}
 		return errEarly
+	case early && !n.credit.early.Allow():
+		return errKept
 	}
 	return nil
 }

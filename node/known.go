@@ -121,13 +121,13 @@ func voiceOf(m ledger.Message) (v voice, ok bool) {
 	return v, false
 }
 
-// stale says whether a message of a task changes nothing any more, and early whether the task is not known to be locked, so that nothing
-// can be said of the message.
+// stale says whether a message of a task changes nothing any more, and early whether it is a worker's, for whom a key costs nothing,
+// and of a task that is not known to be locked.
 func (k known) stale(task ledger.TaskID, m ledger.Message) (stale, early bool) {
 	t, ok := k.task(task, false)
 	v, spoken := voiceOf(m)
 	if !ok {
-		return false, spoken
+		return false, spoken && v.worker != (ledger.AccountID{})
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -167,9 +167,11 @@ func (k known) heard(task ledger.TaskID, m ledger.Message) {
 }
 
 // credit is how much a peer may hand over per second that nobody has paid for: orders of who has not got the fee, and
-// statements on tasks that are not known to be locked. Honest peers do so when they are ahead by a moment.
+// what workers say of tasks that are not known to be locked. Honest peers do so when they are ahead by a moment. The latter is passed
+// on, but in all no more than one peer may hand over, or honest peers would exceed their credit with others.
 type credit struct {
 	peers *lru.Cache[peer.ID, *advance]
+	early *rate.Limiter // what is passed on
 }
 
 type advance struct{ orders, early *rate.Limiter }
@@ -177,8 +179,9 @@ type advance struct{ orders, early *rate.Limiter }
 const (
 	unpaidRate  = 2
 	unpaidBurst = 16
-	earlyRate   = 512
-	earlyBurst  = 2048
+	earlyRate   = 64
+	earlyBurst  = 512
+	earlyPassed = 2    // parts of that are passed on: one in so many
 	maxAhead    = 4096 // orders of a payer beyond its last one that is locked
 )
 
@@ -187,7 +190,7 @@ func newCredit() credit {
 	if err != nil {
 		panic(err) // the size is positive
 	}
-	return credit{c}
+	return credit{c, rate.NewLimiter(earlyRate/earlyPassed, earlyBurst/earlyPassed)}
 }
 
 func (c credit) of(p peer.ID) *advance {

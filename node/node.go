@@ -295,7 +295,7 @@ func (n *Node) assemble() (err error) {
 	conf := p2p.Config{
 		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Host: n.cfg.host, Logger: n.heard, Topics: topicNames(),
 		NAT: n.cfg.nat,
-		Met: func(p peer.ID) { n.syncer.add(p) }, Registerer: n.cfg.register, Protected: n.validators(),
+		Met: n.met, Registerer: n.cfg.register, Protected: n.validators(),
 		Announce: n.cfg.announce, Access: n.cfg.access, Hello: n.hello(),
 	}
 	if n.cfg.version != "" {
@@ -327,6 +327,15 @@ func (n *Node) assemble() (err error) {
 		return nil
 	}
 	return n.meter.register(n.cfg.register, n)
+}
+
+// met compares ledgers with a peer that connected. With a validator much may come that this ledger does not know yet:
+// until it is compared, nobody is blamed for that.
+func (n *Node) met(p peer.ID) {
+	if n.genesis.ValidatorByPeer(p.String()) >= 0 {
+		n.syncer.current.Store(false)
+	}
+	n.syncer.add(p)
 }
 
 // Start connects the node and takes up what was open when it last ended. ctx bounds Start alone. It

@@ -250,7 +250,7 @@ func TestStreamsWithoutEndEndInABan(t *testing.T) {
 	for ctx := deadline(t); !g.victim.standings.bans.has(a.ID()) && ctx.Err() == nil; {
 		var streams []network.Stream
 		for range 64 {
-			s, err := a.Open(deadline(t), g.victim.ID(), "nothing")
+			s, err := a.OpenBare(deadline(t), g.victim.ID())
 			if err == nil {
 				_, err = s.Write([]byte{1})
 			}

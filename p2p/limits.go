@@ -83,6 +83,10 @@ const (
 const (
 	// DefaultRate is how many messages per second of a topic a peer may hand over, where TopicConfig.Rate says nothing.
 	DefaultRate = 8192
+	// copyRate is how many copies of known messages a peer may hand over per second beyond one for each that is new, and
+	// copiesKept how many of them it may save up.
+	copyRate   = 64
+	copiesKept = 2048
 	// rpcRate is in gossip RPCs per second: mostly one message each.
 	rpcRate = 16384
 	// controlRate is in ids and entries per second: each heartbeat may announce 5000 ids per topic.

@@ -260,11 +260,13 @@ func (t *meshTracer) RejectMessage(m *pubsub.Message, reason string) {
 
 func (t *meshTracer) DeliverMessage(m *pubsub.Message) {
 	t.topic(m.GetTopic()).delivered.Add(1)
+	t.standings.delivered.Add(1)
 }
 
 func (t *meshTracer) DuplicateMessage(m *pubsub.Message) {
 	t.topic(m.GetTopic()).duplicates.Add(1)
 	t.standings.checked(m.ReceivedFrom)
+	t.standings.copied(m.ReceivedFrom)
 }
 func (t *meshTracer) UndeliverableMessage(m *pubsub.Message) {
 	t.topic(m.GetTopic()).undelivered.Add(1)

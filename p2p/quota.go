@@ -85,6 +85,33 @@ func (s *standings) admit(st *standing, p peer.ID) bool {
 	return true
 }
 
+// countCopies holds it against peers when they hand over copies of what is known, again and again: by gossip's rules a peer hands
+// over a message once, so its copies are no more than what others deliver. It is called once a second.
+func (s *standings) countCopies() {
+	delivered := s.delivered.Swap(0)
+	for _, p := range s.peers.Keys() {
+		st, ok := s.peers.Peek(p)
+		if !ok {
+			continue
+		}
+		st.mu.Lock()
+		st.mayCopy = min(st.mayCopy+delivered+copyRate, copiesKept) - st.copies.Swap(0)
+		over := max(0, -st.mayCopy)
+		st.mayCopy += over
+		st.mu.Unlock()
+		if over > 0 {
+			s.exceed(p, int(over))
+		}
+	}
+}
+
+// copied counts a copy of a message that is known.
+func (s *standings) copied(p peer.ID) {
+	if st, ok := s.peers.Peek(p); ok {
+		st.copies.Add(1)
+	}
+}
+
 // checked gives the place back: the message is known already, refused, or taken up by Validate.
 func (s *standings) checked(p peer.ID) {
 	if st, ok := s.peers.Peek(p); ok && st.waiting.Load() > 0 {

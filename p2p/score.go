@@ -9,8 +9,8 @@ import (
 )
 
 // gossipScore says how gossipsub scores peers. Who delivers first and stays in the mesh gains up to ten points, over all topics.
-// Rejected messages cost the square of their number, per topic; broken promises and grafts against the rules the square
-// of their number beyond six. Faults count as they are. Nobody is expected to deliver a number of messages: our
+// Rejected messages cost the square of their number, per topic; broken promises and grafts against the rules a tenth of the
+// square of their number beyond twenty, which decays in a minute. Faults count as they are. Nobody is expected to deliver a number of messages: our
 // topics may be silent for hours and our networks small, where that rule is known to cut off honest peers.
 func gossipScore(topics []string, seen time.Duration, faults func(peer.ID) float64) (*pubsub.PeerScoreParams, *pubsub.PeerScoreThresholds) {
 	p := &pubsub.PeerScoreParams{
@@ -20,7 +20,8 @@ func gossipScore(topics []string, seen time.Duration, faults func(peer.ID) float
 		AppSpecificWeight: 1,
 		// Sixteen peers of one public address are a household or a lab; each more costs all of them.
 		IPColocationFactorWeight: -1, IPColocationFactorThreshold: 16, IPColocationFactorWhitelist: uncountedNets(),
-		BehaviourPenaltyWeight: -1, BehaviourPenaltyThreshold: 6, BehaviourPenaltyDecay: pubsub.ScoreParameterDecay(10 * time.Minute),
+		// A peer that has no processor time for seconds breaks promises, too, a dozen in a minute as was seen.
+		BehaviourPenaltyWeight: -0.1, BehaviourPenaltyThreshold: 20, BehaviourPenaltyDecay: pubsub.ScoreParameterDecay(time.Minute),
 		DecayInterval: time.Second, DecayToZero: 0.01, RetainScore: banTime, SeenMsgTTL: seen,
 	}
 	for _, topic := range topics {
@@ -49,7 +50,7 @@ func uncountedNets() (nets []*net.IPNet) {
 	return nets
 }
 
-// scored takes the scores, once a second. Who is graylisted is banned, but for sharing its address with too many.
+// scored takes the scores, once a second.
 func (h *Host) scored(scores map[peer.ID]*pubsub.PeerScoreSnapshot) {
 	totals := make(map[peer.ID]float64, len(scores))
 	for p, s := range scores {
@@ -57,9 +58,7 @@ func (h *Host) scored(scores map[peer.ID]*pubsub.PeerScoreSnapshot) {
 		if s.Score < graylistThreshold {
 			h.standings.forgetWaiting(p)
 		}
-		if s.Score+s.IPColocationFactor < graylistThreshold && !h.standings.protected[p] {
-			h.standings.ban(p, FaultInvalid)
-		}
 	}
 	h.totals.Store(&totals)
+	h.standings.countCopies()
 }

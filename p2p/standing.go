@@ -65,7 +65,8 @@ type standings struct {
 	// part is called in its own goroutine when a peer was banned.
 	part func(peer.ID, Fault)
 
-	waiting atomic.Int64 // messages that wait for Validate, of all peers
+	waiting   atomic.Int64 // messages that wait for Validate, of all peers
+	delivered atomic.Int64 // since copies were last counted
 
 	overQuota, crowded, refused, banned atomic.Uint64
 	faults                              [len(points)]atomic.Uint64
@@ -84,6 +85,8 @@ type standing struct {
 	rpcs, control, subscriptions, streams, bytes *rate.Limiter
 
 	waiting atomic.Int64 // messages that wait for Validate
+	copies  atomic.Int64 // of known messages, since they were last counted
+	mayCopy int64        // how many more are in order
 }
 
 func newStandings(protected []peer.ID) *standings {
@@ -110,6 +113,7 @@ func (s *standings) of(p peer.ID) *standing {
 		subscriptions: rate.NewLimiter(subscriptionRate, 2*subscriptionRate),
 		streams:       rate.NewLimiter(streamRate, 2*streamRate),
 		bytes:         rate.NewLimiter(gossipBytes, gossipBytes),
+		mayCopy:       copiesKept,
 	}
 	if old, ok, _ := s.peers.PeekOrAdd(p, st); ok {
 		return old
@@ -192,6 +196,13 @@ func (s *standings) held(p peer.ID) float64 {
 func (h *Host) Fault(p peer.ID, f Fault) {
 	if p != h.ID() {
 		h.standings.fault(p, f, 1)
+	}
+}
+
+// Exceed counts n things of a peer that went over a quota of the caller's, and each 64 of them as a [FaultFlood].
+func (h *Host) Exceed(p peer.ID, n int) {
+	if p != h.ID() {
+		h.standings.exceed(p, n)
 	}
 }
 

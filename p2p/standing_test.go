@@ -175,3 +175,29 @@ func TestBansAreBounded(t *testing.T) {
 		t.Errorf("%d bans kept", n)
 	}
 }
+
+func TestWhoRepeatsWhatIsKnownIsBannedAndWhoHandsOverEverythingOnceIsNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, parted := newTestStandings()
+		s.of("honest")
+		s.of("replays")
+		for second := 0; second < 60 && len(parted) == 0; second++ {
+			for range 1000 {
+				s.delivered.Add(1)
+				s.copied("honest")
+				s.copied("replays")
+			}
+			for range 400 {
+				s.copied("replays")
+			}
+			s.countCopies()
+			time.Sleep(time.Second) //nolint:forbidigo // of the test's own clock
+		}
+		if _, ok := parted["replays"]; !ok || len(parted) != 1 {
+			t.Errorf("banned: %v", parted)
+		}
+		if held := s.held("honest"); held != 0 {
+			t.Errorf("%v points held against the honest peer", held)
+		}
+	})
+}

@@ -19,6 +19,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-msgio"
 	"github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/proto"
 )
@@ -28,22 +29,27 @@ type Attacker struct {
 	network string
 	host    host.Host
 
+	heard func(topic string, data []byte)
+
 	mu   sync.Mutex
 	gone map[peer.ID]chan struct{} // closed when the last connection to the peer has ended
 }
 
 // New starts a hostile peer with a fresh identity, which speaks the ids of a network and dials only.
-func New(networkName string) (*Attacker, error) {
+func New(networkName string) (*Attacker, error) { return NewListener(networkName, nil) }
+
+// NewListener is [New] for a peer that calls heard with every message of gossip that it gets, by the id of its topic; each
+// victim's from a goroutine of its own.
+func NewListener(networkName string, heard func(topic string, data []byte)) (*Attacker, error) {
 	h, err := libp2p.New(libp2p.NoListenAddrs, libp2p.DisableRelay(), libp2p.Ping(false), libp2p.DisableMetrics(),
 		libp2p.DisableIdentifyAddressDiscovery(), libp2p.ResourceManager(&network.NullResourceManager{}))
 	if err != nil {
 		return nil, fmt.Errorf("starting a hostile peer: %w", err)
 	}
-	a := &Attacker{network: networkName, host: h, gone: make(map[peer.ID]chan struct{})}
-	// A peer that takes no gossip would get none and be of no interest: it reads what comes, and forgets it.
-	drain := func(s network.Stream) { _, _ = io.Copy(io.Discard, s) }
+	a := &Attacker{network: networkName, host: h, heard: heard, gone: make(map[peer.ID]chan struct{})}
+	// A peer that takes no gossip would get none and be of no interest.
 	for _, id := range []protocol.ID{pubsub.GossipSubID_v11, pubsub.GossipSubID_v12} {
-		h.SetStreamHandler(id, drain)
+		h.SetStreamHandler(id, a.listen)
 	}
 	h.Network().Notify(&network.NotifyBundle{DisconnectedF: func(n network.Network, c network.Conn) {
 		if p := c.RemotePeer(); n.Connectedness(p) != network.Connected {
@@ -56,6 +62,28 @@ func New(networkName string) (*Attacker, error) {
 		}
 	}})
 	return a, nil
+}
+
+// listen reads what a victim says.
+func (a *Attacker) listen(s network.Stream) {
+	if a.heard == nil {
+		_, _ = io.Copy(io.Discard, s)
+		return
+	}
+	r := msgio.NewVarintReader(s)
+	for {
+		data, err := r.ReadMsg()
+		if err != nil {
+			return
+		}
+		var rpc pb.RPC
+		if proto.Unmarshal(data, &rpc) == nil {
+			for _, m := range rpc.GetPublish() {
+				a.heard(m.GetTopic(), m.GetData())
+			}
+		}
+		r.ReleaseMsg(data)
+	}
 }
 
 // Close ends the peer.
@@ -106,6 +134,15 @@ func (a *Attacker) Topic(name string) string { return "/poq/" + a.network + "/" 
 // Open opens a stream of one of the network's protocols to the victim. Nothing is written to it.
 func (a *Attacker) Open(ctx context.Context, victim peer.ID, name string) (network.Stream, error) {
 	s, err := a.host.NewStream(ctx, victim, protocol.ID(a.Topic(name)))
+	if err != nil {
+		return nil, fmt.Errorf("hostile stream: %w", err)
+	}
+	return s, nil
+}
+
+// OpenBare opens a stream and says on it of no protocol.
+func (a *Attacker) OpenBare(ctx context.Context, victim peer.ID) (network.Stream, error) {
+	s, err := a.host.Network().NewStream(ctx, victim)
 	if err != nil {
 		return nil, fmt.Errorf("hostile stream: %w", err)
 	}
