@@ -436,7 +436,7 @@ func TestWaitingOrdersOfManyLeaveRoomForEveryPayer(t *testing.T) {
 	w := newWaitingOrders()
 	kept := map[TaskID]bool{}
 	add := func(payer string, n int, funded bool) TaskID {
-		id := TaskID(crypto.Sum(fmt.Append(nil, payer, n)))
+		id := crypto.Sum(fmt.Append(nil, payer, n))
 		kept[id] = true
 		for _, out := range w.add(nonce{AccountID(crypto.Sum([]byte(payer))), uint64(n)}, id, funded) {
 			delete(kept, out)

@@ -209,7 +209,7 @@ func (c credit) of(p peer.ID) *advance {
 func (n *Node) unpaid(o ledger.Order) error {
 	a := n.store.Account(o.Payer)
 	switch {
-	case a.Balance < 0 || uint64(a.Balance) < uint64(o.Fee):
+	case a.Balance < 0 || uint64(a.Balance) < o.Fee:
 		return fmt.Errorf("%w: the payer has not got the fee", errUnpaid)
 	case o.Nonce >= a.Nonce+maxAhead:
 		return fmt.Errorf("%w: the payer's last order that was locked is far behind", errUnpaid)
