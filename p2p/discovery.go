@@ -64,6 +64,8 @@ type finder struct {
 	candidates map[peer.ID]*candidate
 	dialling   int
 	lonely     bool // no peer is connected
+
+	hint time.Time // when to say that nobody is known; zero once that was settled
 }
 
 // candidate is a peer that may be dialled.
@@ -88,7 +90,7 @@ type sourced struct {
 func (h *Host) Discover(d Discovery) error {
 	f := &finder{
 		h: h, target: d.Target, bootstrap: make(map[peer.ID]bool), wanted: make(map[peer.ID]bool),
-		wake: make(chan struct{}, 1), candidates: make(map[peer.ID]*candidate),
+		wake: make(chan struct{}, 1), candidates: make(map[peer.ID]*candidate), hint: time.Now().Add(hintAfter),
 	}
 	if f.target == 0 {
 		f.target = targetConnections
@@ -319,7 +321,7 @@ func (f *finder) run() {
 		if left {
 			f.retryAll()
 		}
-		next := earliest(f.dialDue(peers), f.askDue(peers), f.memory.saveDue(time.Now()))
+		next := earliest(f.dialDue(peers), f.askDue(peers), f.memory.saveDue(time.Now()), f.hintDue(time.Now()))
 		if f.table != nil {
 			next = earliest(next, f.table.walkDue(peers))
 		}
@@ -332,6 +334,22 @@ func (f *finder) run() {
 			return
 		}
 	}
+}
+
+// hintDue says once, if it is so, that this host cannot find anybody by itself.
+func (f *finder) hintDue(now time.Time) time.Time {
+	f.mu.Lock()
+	known := len(f.candidates) > 0
+	f.mu.Unlock()
+	switch {
+	case f.hint.IsZero():
+	case known:
+		f.hint = time.Time{}
+	case !f.hint.After(now):
+		f.hint = time.Time{}
+		f.h.log.Warn("this peer knows nobody and can only wait to be found: join with a token or name a bootstrap")
+	}
+	return f.hint
 }
 
 func (f *finder) close() {

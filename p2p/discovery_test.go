@@ -3,9 +3,11 @@ package p2p
 import (
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -223,6 +225,22 @@ func TestPauseGrowsWithFailuresAndDependsOnWhoItIs(t *testing.T) {
 	} {
 		if c.got > c.most || c.got < c.most/2 {
 			t.Errorf("%s: up to %v, want %v", name, c.got, c.most)
+		}
+	}
+}
+
+func TestWhoKnowsNobodySaysSoOnce(t *testing.T) {
+	h := newHost(t, Config{})
+	now := time.Now()
+	f := &finder{h: h, wake: make(chan struct{}, 1), candidates: make(map[peer.ID]*candidate), hint: now.Add(hintAfter)}
+	var log strings.Builder
+	h.log = slog.New(slog.NewTextHandler(&log, nil))
+	if next := f.hintDue(now); next != now.Add(hintAfter) || log.Len() > 0 {
+		t.Errorf("at once: %v, %s", next, log.String())
+	}
+	for range 2 {
+		if next := f.hintDue(now.Add(hintAfter)); !next.IsZero() || strings.Count(log.String(), "knows nobody") != 1 {
+			t.Errorf("later: %v, %s", next, log.String())
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multistream"
+	"golang.org/x/time/rate"
 )
 
 // Hello is what a host says of itself to every peer that it meets. Two hosts stay connected only if their network
@@ -157,6 +158,8 @@ type greeter struct {
 	conns map[network.Conn]*met
 	wait  map[peer.ID]map[chan heard]struct{}
 	known Double
+
+	strangers rate.Sometimes
 }
 
 // met is a connection on which both have said hello, or will.
@@ -188,7 +191,8 @@ func (h *Host) startHello(cfg Config) error {
 	}
 	g := &greeter{
 		h: h, mine: greeting{Hello: hello, network: h.network}, met: cfg.Met,
-		conns: make(map[network.Conn]*met), wait: make(map[peer.ID]map[chan heard]struct{}),
+		strangers: rate.Sometimes{Interval: strangerEvery},
+		conns:     make(map[network.Conn]*met), wait: make(map[peer.ID]map[chan heard]struct{}),
 	}
 	_, _ = rand.Read(g.mine.nonce[:]) // it never fails
 	h.greet = g
@@ -282,7 +286,7 @@ func (g *greeter) serve(s network.Stream) {
 func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 	p := c.RemotePeer()
 	var why error
-	switch refusal := agree(g.mine, theirs); {
+	switch parted := agree(g.mine, theirs); {
 	case errors.Is(err, errNoHello) && g.h.nat != nil && g.h.nat.uses(p):
 		return
 	case errors.Is(err, errNoHello):
@@ -291,8 +295,8 @@ func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 		why = &Refusal{Stranger, "the peer's hello makes no sense: " + err.Error()}
 	case err != nil:
 		why = &Refusal{HungUp, "the peer ended the connection before it said hello: it may not admit this one, or be full"}
-	case refusal != nil:
-		why = refusal
+	case parted != nil:
+		why = parted
 	}
 	g.mu.Lock()
 	known := false
@@ -308,7 +312,12 @@ func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 	}
 	g.mu.Unlock()
 	if why != nil {
-		g.h.log.Debug("hello failed", "with", p.String(), "at", c.RemoteMultiaddr().String(), "err", why)
+		note := func() {
+			g.h.log.Info("a peer that does not belong here was sent away", "who", p.String(), "from", c.RemoteMultiaddr().String(), "why", why.Error())
+		}
+		if c.Stat().Direction == network.DirInbound && refusal(why).lasting() {
+			g.strangers.Do(note) // what this host dials itself, Attempts tells
+		}
 		_ = c.Close()
 		return
 	}
@@ -321,6 +330,15 @@ func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 		g.toldOfDouble(c, theirs)
 	}
 	g.lookForDouble(c, theirs)
+}
+
+// refusal is the outcome that an error tells of, empty if of none.
+func refusal(err error) Outcome {
+	var r *Refusal
+	if errors.As(err, &r) {
+		return r.Outcome
+	}
+	return ""
 }
 
 // identified notes that it is known which protocols the peer at the other end speaks, and where it listens.

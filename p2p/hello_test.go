@@ -9,15 +9,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// refusal is the outcome that an error of Connect tells of, empty if of none.
-func refusal(err error) Outcome {
-	var r *Refusal
-	if errors.As(err, &r) {
-		return r.Outcome
-	}
-	return ""
-}
-
 func TestHostsPartAndSayWhyWhenTheyDoNotBelongTogether(t *testing.T) {
 	ours := Config{Network: "one", Hello: Hello{Genesis: []byte{1}, Protocol: 3, Oldest: 2, Version: "1.2"}}
 	for name, c := range map[string]struct {

@@ -154,6 +154,10 @@ const (
 const (
 	// targetConnections is enough for gossip's mesh to hold together while peers come and go, and little for a home router.
 	targetConnections = 16
+	// hintAfter is how long neighbours have to show up before a host says that it knows nobody.
+	hintAfter = 5 * time.Second
+	// strangerEvery is how often the log tells of peers that dialled this host and do not belong here.
+	strangerEvery = 10 * time.Second
 	// dialsAtOnce spares home routers, whose tables of connections are small.
 	dialsAtOnce = 8
 	// maxCandidates and maxAddrs bound what is known of peers that are not connected, at most some 2 MiB.

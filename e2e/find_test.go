@@ -1,0 +1,133 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// addr is where a peer listens, over TCP.
+func (n *network) addr() string {
+	n.user.t.Helper()
+	for _, a := range n.card.Peers[0].Addrs {
+		if strings.Contains(a, "/tcp/") {
+			return a
+		}
+	}
+	n.user.t.Fatal("the peer has no TCP address")
+	return ""
+}
+
+func TestEveryAddressThatIsOfNoUseIsExplained(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t, 1)
+	v := m.up("validator-1", "--roles", "validator")
+	there := v.addr()
+	m.putGenesis("peer", m.genesis)
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", l.Addr().(*net.TCPAddr).Port, v.card.Peers[0].PeerID)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mistyped := strings.Replace(there, v.card.Peers[0].PeerID, "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp", 1)
+	p := m.up("peer", "--bootstrap", closed)
+	p.stderr.await(t, "joining: refused", "nothing listens there")
+	p.stop()
+	p = m.up("peer", "--bootstrap", mistyped)
+	p.stderr.await(t, "joining: wrong peer id", v.card.Peers[0].PeerID, "out of date or mistyped")
+	p.stop()
+	p = m.up("peer", "--bootstrap", there, "--deny", "private")
+	p.stderr.await(t, "joining: denied", "allow and deny lists")
+	p.stop()
+	p = m.up("peer", "--bootstrap", there, "--allow", v.card.Peers[0].PeerID)
+	p.stderr.await(t, "joining: reached", "source=bootstrap")
+	p.stop()
+	m.fails("peer", 2, []string{"--allow", "10.0.0.0/99"}, "--allow", "10.0.0.0/99")
+	m.fails("peer", 2, []string{"--announce", "port"}, "--announce", "example.org:99999")
+	m.fails("peer", 2, []string{"--dht", "auto, server, client or off"}, "--dht", "on")
+
+	// Other networks: of another name, and of the same name with other rules.
+	other := *m.genesis
+	other.MinFee++
+	m.putGenesis("other", &other)
+	p = m.up("other", "--bootstrap", there)
+	p.stderr.await(t, "joining: wrong genesis", fmt.Sprintf("%x", m.genesis.Chain()), fmt.Sprintf("%x", other.Chain()))
+	v.stderr.await(t, "does not belong here", "wrong genesis")
+	p.stop()
+	other.Network = "village"
+	m.putGenesis("another", &other)
+	p = m.up("another", "--bootstrap", there)
+	p.stderr.await(t, "joining: wrong network", "network hamlet", "village")
+	p.stop()
+
+	p = m.up("payer")
+	p.stderr.await(t, "knows nobody", "token")
+}
+
+func TestPeersStayWhenTheBootstrapDiesAndFindBackWithoutIt(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t, 1)
+	m.putGenesis("first", m.genesis)
+	first := m.up("first")
+	v := m.up("validator-1", "--roles", "validator", "--bootstrap", first.addr())
+	m.putGenesis("worker", m.genesis)
+	w := m.up("worker", "--roles", "worker", "--engine", "extract", "--bootstrap", first.addr())
+	payer := m.up("payer", "--bootstrap", first.addr())
+	payer.ask("When was the lighthouse built?\n\n" + passage)
+	first.stop()
+	payer.ask("Who tended the lamp?\n\n" + passage)
+	data, err := os.ReadFile(filepath.Join(m.path("payer"), "peers.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var remembered struct {
+		Network string
+		Peers   []struct{ ID string }
+	}
+	if err := json.Unmarshal(data, &remembered); err != nil || remembered.Network != "hamlet" || len(remembered.Peers) != 3 {
+		t.Errorf("it remembers %s (%v)", data, err)
+	}
+	payer.stop()
+	payer = m.up("payer")
+	payer.stderr.await(t, "joining: reached", "source=remembered")
+	payer.ask("Where did the ships come from?\n\n" + passage)
+	for _, n := range []*network{payer, w, v} {
+		n.stop()
+	}
+}
+
+func TestTwoProcessesWithOneIdentityAreBothTold(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t, 1)
+	v := m.up("validator-1", "--roles", "validator")
+	m.putGenesis("twin", m.genesis)
+	one := m.up("twin", "--bootstrap", v.addr())
+	one.stderr.await(t, "joining: reached")
+	if err := os.CopyFS(m.path("copy"), os.DirFS(m.path("twin"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"copy", "copy/peer.key", "copy/account.key"} {
+		mode := os.FileMode(0o600)
+		if f == "copy" {
+			mode = 0o700
+		}
+		if err := os.Chmod(m.path(f), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(m.path("copy/ledger")); err != nil { // another process writes there
+		t.Fatal(err)
+	}
+	two := m.up("copy", "--bootstrap", v.addr())
+	for _, n := range []*network{one, two} {
+		n.stderr.await(t, "another process runs with this peer's identity", v.card.Peers[0].PeerID)
+	}
+}
