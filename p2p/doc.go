@@ -68,6 +68,38 @@
 // says nothing for five seconds is pinged (32 bytes, libp2p's protocol), and one that was not heard for [GoneAfter] counts as gone.
 // It stays connected until the transport gives it up.
 //
+// # Finding peers
+//
+// Who dials says hello first, on every connection: network, genesis and versions ([Hello]). Hosts that do not belong
+// together part, and both know why ([Refusal]). Only peers that have said hello are in [Host.Peers], are introduced (Config.Met)
+// and told of to others. A host that meets one peer id with two nonces at a time tells both processes ([Host.Double]).
+//
+// [Host.Discover] looks for peers: those that are configured or wanted are always dialled, others until there are enough.
+// What came of each address is told by [Host.Attempts]. When the last connection is lost everybody is tried again at once.
+//
+//	source           what it is                                                  whom it trusts
+//	bootstrap        addresses that a person named                               the person
+//	remembered       Discovery.File: 100 peers that were connected, for 30 days  the own disk
+//	mdns             neighbours in the local network, by a hash of network and   anybody on the same cable
+//	                 genesis as service name
+//	exchange         32 signed records of connected peers, asked of bootstraps   the bootstrap for the choice, the peer
+//	                 alone                                                       for its addresses
+//	dht              a Kademlia table of the network: wanted peers by id, and    anybody in the network
+//	                 random walks
+//	peer             where a connected peer says that it listens                 the peer
+//
+//	limit                          value            reason
+//	hello                          2 KiB, 10 s
+//	connections looked for         16               Discovery.Target
+//	dials at once                  8                home routers have small tables
+//	candidates, addresses of each  1000, 16         the one that failed most often makes room
+//	back-off                       1 s .. 10 min    1 min for bootstraps and wanted peers, 10 s while nobody is connected
+//	after a lasting refusal        5 .. 15 min      wrong network, genesis, version, peer; within a minute while nobody is connected
+//	asking bootstraps, DHT walks   10 s .. 10 min   while peers are missing
+//
+// A peer that gossipsub has forgotten while it stays connected, as happens when one of two connections ends, is parted from
+// after 5 s and dialled anew.
+//
 // # Peers behind routers
 //
 // With Config.NAT a host asks others at which of its addresses it can be reached and helps them to ask. One that can't be reached
