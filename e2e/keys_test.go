@@ -408,6 +408,9 @@ func TestGenesisThatCannotBeIsNotWritten(t *testing.T) {
 	}
 	u.poq("genesis", "new", "home", "--dir", dir).ok()
 	u.poq("genesis", "new", "home", "--dir", dir).fails(1, genesis.Path(dir), "already")
+	if got := u.poq("genesis", "show", "--dir", dir).ok().stdout; !strings.Contains(got, "nobody can ever pay") {
+		t.Errorf("a network without credits is shown as\n%s", got)
+	}
 	line := u.validatorLine("--name", "berlin")
 	u.poq("genesis", "add-validator", line, "--dir", dir).ok()
 	u.poq("genesis", "add-account", account, "5", "--dir", dir).ok()
