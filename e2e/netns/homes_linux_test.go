@@ -1,9 +1,12 @@
 package netns
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/poqmesh/poq/p2p"
 )
 
 // homes is the network of most tests: four validators and five workers over three homes and the internet.
@@ -52,24 +55,38 @@ func newHomes(t *testing.T, line quality, args ...string) *homes {
 // askAll asks a question, and again, until all workers have answered one.
 func (h *homes) askAll(p *peer) {
 	h.t.Helper()
-	h.until(func() string {
-		s, err := p.tryAsk("Who built the lighthouse?", len(h.workers))
-		if err != nil {
-			return err.Error()
-		}
-		for _, w := range h.workers {
-			if !answered(s, w) {
-				return w.name + " has not answered"
-			}
-		}
-		return ""
-	})
+	h.until(func() string { return p.answersOf(h.workers...) })
 }
 
 func TestPeersFindEachOtherFromOneBootstrap(t *testing.T) {
 	h := newHomes(t, quality{})
 	h.askAll(h.gate)
 	h.agree(1)
+	// Everybody reaches all validators, and sees how.
+	public, north, south := h.validators[:2], h.validators[2], h.validators[3]
+	symmetric := h.workers[3]
+	for _, want := range []struct {
+		from, to *peer
+		path     p2p.Path
+	}{
+		{north, public[0], p2p.PathDirect},
+		{south, public[1], p2p.PathDirect},
+		{h.workers[0], north, p2p.PathDirect}, // in one home
+		{symmetric, public[0], p2p.PathDirect},
+		{symmetric, north, p2p.PathRelayed},
+		{symmetric, south, p2p.PathRelayed},
+	} {
+		h.until(func() string { return want.from.sees(want.to, want.path) })
+	}
+	// And whether others reach it.
+	for p, want := range map[*peer]string{h.gate: p2p.ReachPublic, public[0]: p2p.ReachPublic, north: p2p.ReachPrivate, symmetric: p2p.ReachPrivate} {
+		h.until(func() string {
+			if got := p.state().Reach.State; got != want {
+				return fmt.Sprintf("%s takes itself for %s, want %s", p.name, got, want)
+			}
+			return ""
+		})
+	}
 }
 
 func TestNetworkOutlivesItsBootstrap(t *testing.T) {
@@ -149,4 +166,22 @@ func TestValidatorsBehindRoutersSealTogether(t *testing.T) {
 			n.agree(1)
 		})
 	}
+}
+
+// A peer believes in its public address only when four others have told it of it (libp2p's observedaddrs.ActivationThresh).
+// If then both dial each other at one moment the path counts as direct, if they agree on one through a relay as punched.
+func TestPeersBehindConesNeedNoRelay(t *testing.T) {
+	w := newWorld(t)
+	n := w.newNetwork([]string{"validator"}, nil)
+	validator := n.up(w.public("server", "11.1.0.1"), "validator", "--roles", "validator")
+	join := []string{"--join", validator.token()}
+	for i := range 3 {
+		name := fmt.Sprintf("observer-%d", i+1)
+		n.up(w.public(name, fmt.Sprintf("11.%d.0.1", i+2)), name, join...)
+	}
+	left := n.up(w.home("left", "11.10.0.1", cone, quality{}).host("desktop"), "left", append(join, "--roles", "worker", "--engine", "extract")...)
+	right := n.up(w.home("right", "11.20.0.1", cone, quality{}).host("laptop"), "right", append(join, "--roles", "worker", "--engine", "extract")...)
+	n.until(func() string { return left.sees(right, p2p.PathDirect, p2p.PathPunched) })
+	n.until(func() string { return validator.answersOf(left, right) })
+	n.agree(1)
 }

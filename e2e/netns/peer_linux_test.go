@@ -21,6 +21,7 @@ import (
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
+	"github.com/poqmesh/poq/p2p"
 )
 
 // patience bounds every wait; it only ever matters when something hangs.
@@ -241,6 +242,44 @@ func answered(s *node.Settlement, worker *peer) bool {
 	return slices.ContainsFunc(s.Answers, func(a node.SettledAnswer) bool {
 		return a.Worker.Account == worker.card.Peers[0].Account
 	})
+}
+
+// answersOf asks a question and returns nothing if a worker is among those who answer, or what is in the way.
+func (p *peer) answersOf(workers ...*peer) string {
+	s, err := p.tryAsk("Who built the lighthouse?", len(workers))
+	if err != nil {
+		return err.Error()
+	}
+	for _, w := range workers {
+		if !answered(s, w) {
+			return w.name + " has not answered"
+		}
+	}
+	return ""
+}
+
+// id is the peer's id.
+func (p *peer) id() string { return p.card.Peers[0].PeerID }
+
+// state is what poq status tells of a peer.
+func (p *peer) state() control.NodeState {
+	p.n.t.Helper()
+	return decode[control.NodeState](p, "status")
+}
+
+// sees returns nothing if the way to another peer is one that is meant, or what it is.
+func (p *peer) sees(other *peer, paths ...p2p.Path) string {
+	p.n.t.Helper()
+	for _, o := range p.state().Peers {
+		if o.ID.String() != other.id() {
+			continue
+		}
+		if slices.Contains(paths, o.Path) {
+			return ""
+		}
+		return fmt.Sprintf("%s reaches %s by the path %q, want %q", p.name, other.name, o.Path, paths)
+	}
+	return fmt.Sprintf("%s does not know %s", p.name, other.name)
 }
 
 // until asks again and again until something is so. What returns what still is in the way, or nothing.

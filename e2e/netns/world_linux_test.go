@@ -26,6 +26,9 @@ func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		if addr := os.Getenv(relayAddress); addr != "" {
+			return runRelay(addr)
+		}
 		if binary = os.Getenv("POQ_BIN"); binary == "" {
 			dir, err := os.MkdirTemp("", "poq-netns-")
 			if err != nil {
