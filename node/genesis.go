@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	libp2p "github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 
@@ -25,14 +24,14 @@ func (n *Node) serveGenesis(_ context.Context, _ peer.ID, request []byte) ([]byt
 }
 
 // FetchGenesis gets the genesis with a chain id from one of the peers at addrs, which end in /p2p/<peer id>. It needs no
-// trust: the chain id is the hash. key is the libp2p identity to do it with, nil for one that is thrown away. The error
-// joins those of all peers.
-func FetchGenesis(ctx context.Context, network string, chain crypto.Hash, key libp2p.PrivKey, addrs ...multiaddr.Multiaddr) (g *ledger.Genesis, err error) {
+// trust: the chain id is the hash. It is done with an identity that is thrown
+// away. The error has a line for each address.
+func FetchGenesis(ctx context.Context, network string, chain crypto.Hash, addrs ...multiaddr.Multiaddr) (g *ledger.Genesis, err error) {
 	peers, err := peer.AddrInfosFromP2pAddrs(addrs...)
 	if err != nil {
 		return nil, fmt.Errorf("address of a peer: %w", err)
 	}
-	host, err := p2p.New(p2p.Config{Network: network, Key: key, Hello: helloOf(chain), Logger: slog.New(slog.DiscardHandler)})
+	host, err := p2p.New(p2p.Config{Network: network, Hello: helloOf(chain), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +66,11 @@ func fetchGenesis(ctx context.Context, host *p2p.Host, from peer.AddrInfo, chain
 		return nil, fmt.Errorf("address of a peer: %w", err)
 	}
 	if err := host.Connect(ctx, addrs...); err != nil {
-		return nil, err
+		var errs []error
+		for _, a := range host.Explain(from, err) {
+			errs = append(errs, fmt.Errorf("%s: %s: %s", a.Addr, a.Outcome, a.Detail))
+		}
+		return nil, errors.Join(errs...)
 	}
 	data, err := host.Request(ctx, from.ID, protocolGenesis, chain[:], p2p.MaxBody)
 	if err != nil {

@@ -182,6 +182,9 @@ func refusalOf(self peer.ID, err error) *Refusal {
 	return &Refusal{Failed, err.Error()}
 }
 
+// Explain says in plain words, for each address of a peer that [Host.Connect] failed to reach, why.
+func (h *Host) Explain(p peer.AddrInfo, err error) []Attempt { return h.attemptsOf(p.ID, p.Addrs, err) }
+
 // attemptsOf says what came of dialling a peer, for each of its addresses.
 func (h *Host) attemptsOf(p peer.ID, addrs []multiaddr.Multiaddr, err error) (list []Attempt) {
 	now := time.Now()

@@ -96,10 +96,11 @@ func (h *home) genesis(ctx context.Context, t token.Token, peers []multiaddr.Mul
 	return g, genesis.Put(h.dir, g)
 }
 
-// Fetching the genesis is tried for fetchTimeout, and again after fetchPause.
+// Fetching the genesis is tried for fetchTimeout, and again after fetchPause, which doubles up to fetchLong.
 const (
 	fetchTimeout = 20 * time.Second
 	fetchPause   = 5 * time.Second
+	fetchLong    = time.Minute
 )
 
 // fetchGenesis asks peers for the genesis that is not in the token, until one has it.
@@ -108,21 +109,20 @@ func fetchGenesis(ctx context.Context, t token.Token, peers []multiaddr.Multiadd
 		return nil, errors.New("the token has neither the genesis nor the address of a peer: name a peer of its network with --bootstrap, or copy its genesis.json into the directory")
 	}
 	progress("asking the peers of the token for the genesis of network %s ...", t.Network)
-	for {
+	for pause := fetchPause; ; pause = min(2*pause, fetchLong) {
 		hurry, cancel := context.WithTimeout(ctx, fetchTimeout)
-		g, err := node.FetchGenesis(hurry, t.Network, t.Chain, nil, peers...)
+		g, err := node.FetchGenesis(hurry, t.Network, t.Chain, peers...)
 		cancel()
-		switch {
-		case err == nil:
+		if err == nil {
 			return g, nil
-		case ctx.Err() != nil:
-			return nil, fmt.Errorf("interrupted: %w", err)
 		}
-		progress("no peer gave the genesis; trying again in %v:\n%v", fetchPause, err)
+		if ctx.Err() == nil {
+			progress("no peer gave the genesis; trying again in %v:\n  %s", pause, strings.ReplaceAll(err.Error(), "\n", "\n  "))
+		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("interrupted: %w", err)
-		case <-time.After(fetchPause):
+			return nil, errors.New("interrupted: nothing was joined")
+		case <-time.After(pause):
 		}
 	}
 }
