@@ -159,7 +159,7 @@ type greeter struct {
 	wait  map[peer.ID]map[chan heard]struct{}
 	known Double
 
-	strangers rate.Sometimes
+	strangers, doubles rate.Sometimes // what the log tells of them
 }
 
 // met is a connection on which both have said hello, or will.
@@ -191,8 +191,8 @@ func (h *Host) startHello(cfg Config) error {
 	}
 	g := &greeter{
 		h: h, mine: greeting{Hello: hello, network: h.network}, met: cfg.Met,
-		strangers: rate.Sometimes{Interval: strangerEvery},
-		conns:     make(map[network.Conn]*met), wait: make(map[peer.ID]map[chan heard]struct{}),
+		strangers: rate.Sometimes{Interval: strangerEvery}, doubles: rate.Sometimes{Interval: strangerEvery},
+		conns: make(map[network.Conn]*met), wait: make(map[peer.ID]map[chan heard]struct{}),
 	}
 	_, _ = rand.Read(g.mine.nonce[:]) // it never fails
 	h.greet = g
@@ -299,10 +299,12 @@ func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 		why = parted
 	}
 	g.mu.Lock()
-	known := false
+	known, again := false, false
 	if m := g.conns[c]; why == nil && m != nil {
-		m.theirs, m.done = theirs, true
-		known = m.identified
+		if again = m.done; !again { // later ones only ask whether we are there, or tell of a double
+			m.theirs, m.done = theirs, true
+			known = m.identified
+		}
 	}
 	for w := range g.wait[p] {
 		select {
@@ -329,7 +331,9 @@ func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 	if len(theirs.double) > 0 {
 		g.toldOfDouble(c, theirs)
 	}
-	g.lookForDouble(c, theirs)
+	if !again {
+		g.lookForDouble(c, theirs)
+	}
 }
 
 // refusal is the outcome that an error tells of, empty if of none.
@@ -465,8 +469,10 @@ func (g *greeter) lookForDouble(c network.Conn, theirs greeting) {
 		if old.nonce == theirs.nonce {
 			continue
 		}
-		g.h.log.Warn("a peer's identity is used by two processes", "of", c.RemotePeer().String(),
-			"at", o.RemoteMultiaddr().String(), "and", c.RemoteMultiaddr().String())
+		g.doubles.Do(func() {
+			g.h.log.Warn("a peer's identity is used by two processes", "of", c.RemotePeer().String(),
+				"at", o.RemoteMultiaddr().String(), "and", c.RemoteMultiaddr().String())
+		})
 		_, err = g.say(o, c.RemoteMultiaddr().Bytes())
 		_, err2 := g.say(c, o.RemoteMultiaddr().Bytes())
 		if err = errors.Join(err, err2); err != nil {

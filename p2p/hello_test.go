@@ -55,6 +55,27 @@ func TestHostsPartAndSayWhyWhenTheyDoNotBelongTogether(t *testing.T) {
 	}
 }
 
+func TestManyHellosOnOneConnectionCountOnce(t *testing.T) {
+	met := make(chan peer.ID, 16)
+	a, b := newHost(t, Config{}), newHost(t, Config{Met: func(p peer.ID) { met <- p }})
+	connect(t, a, b)
+	receive(t, met)
+	first, _ := b.Hello(a.ID())
+	c := a.host.Network().ConnsToPeer(b.ID())[0]
+	a.greet.mine.Labels = []string{"another"}
+	for range 3 {
+		heard, stop := b.greet.with(a.ID())
+		if _, err := a.greet.say(c, nil); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, heard)
+		stop()
+	}
+	if got, _ := b.Hello(a.ID()); len(met) > 0 || !reflect.DeepEqual(got, first) {
+		t.Errorf("introduced %d times more, last as %v", len(met), got)
+	}
+}
+
 func TestPeerWithoutHelloIsAStranger(t *testing.T) {
 	a, b := newHost(t, Config{}), newHost(t, Config{})
 	b.host.RemoveStreamHandler(helloID)
