@@ -80,7 +80,8 @@ func TestNetworkSettlesOverRelayedConnectionsAlone(t *testing.T) {
 	s.check()
 	for _, m := range s.all() {
 		for _, other := range s.all() {
-			if path := m.node.Host().Path(other.node.Host().ID()); m != other && path != p2p.PathRelayed {
+			// Not everybody has met everybody: three tasks are settled before that.
+			if path := m.node.Host().Path(other.node.Host().ID()); path != p2p.PathRelayed && path != p2p.PathNone {
 				t.Errorf("%s reaches %s on path %q", m.name, other.name, path)
 			}
 		}
