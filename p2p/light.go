@@ -41,7 +41,7 @@ type light struct {
 	topics  map[string]*Topic
 	serving map[peer.ID]*lightStream // opened by the peer
 	asking  map[peer.ID]*lightStream // opened by us; nil while it is being opened
-	wake    chan struct{}            // holds an event when a stream ended
+	wake    chan struct{}            // holds an event when a stream began or ended
 	retry   map[peer.ID]*lightRetry
 }
 
@@ -153,31 +153,56 @@ func (l *light) adjust(now time.Time) time.Duration {
 		}
 	}
 	var next time.Duration
-	for _, p := range candidates {
+	candidates = slices.DeleteFunc(candidates, func(p peer.ID) bool {
+		r := l.retry[p]
+		_, asked := l.asking[p]
+		if asked || r == nil || !r.at.After(now) {
+			return false
+		}
+		if d := r.at.Sub(now); next == 0 || d < next {
+			next = d
+		}
+		return true
+	})
+	if len(candidates) == 0 {
+		return next
+	}
+	first, rest := candidates[0], candidates[1:]
+	l.begin(first)
+	rand.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
+	for _, p := range rest {
 		if len(l.asking) >= want {
-			return 0
+			break
 		}
-		if _, ok := l.asking[p]; ok {
-			continue
+		l.begin(p)
+	}
+	spare := 0
+	if s := l.asking[first]; s != nil && s.queue != nil { // the first may have come later than others
+		spare = len(l.asking) - want
+	}
+	for p, s := range l.asking {
+		if spare > 0 && p != first && s != nil {
+			_ = s.s.Reset()
+			spare--
 		}
-		if r := l.retry[p]; r != nil && r.at.After(now) {
-			if d := r.at.Sub(now); next == 0 || d < next {
-				next = d
-			}
-			continue
-		}
-		if !l.h.begin() {
-			return 0
-		}
-		l.asking[p] = nil
-		go l.ask(p)
+	}
+	if len(l.asking) >= want {
+		return 0
 	}
 	return next
 }
 
-// candidates are the peers that may be asked, the best first: those that this host is told to keep, then by id. As all
-// do alike, the streams of a network where nobody is reached directly meet at the same few peers and so
-// connect all. The second place goes to any other, so that whoever has a low id does not have us for himself.
+// begin asks a peer unless it was asked. l.mu must be held.
+func (l *light) begin(p peer.ID) {
+	if _, ok := l.asking[p]; !ok && l.h.begin() {
+		l.asking[p] = nil
+		go l.ask(p)
+	}
+}
+
+// candidates are the peers that may be asked, in the order of their ids. The first of those that are not left alone is always
+// asked. As all do alike, the streams of a network where nobody is reached directly meet at one peer and so connect
+// all. The second one is any other, so that whoever has the lowest id does not have us for himself.
 func (l *light) candidates(want int) (list []peer.ID) {
 	if want == 0 {
 		return nil
@@ -188,21 +213,6 @@ func (l *light) candidates(want int) (list []peer.ID) {
 		}
 	}
 	slices.Sort(list)
-	l.h.mu.Lock()
-	slices.SortStableFunc(list, func(a, b peer.ID) int {
-		switch ka, kb := l.h.keeping[a], l.h.keeping[b]; {
-		case ka == kb:
-			return 0
-		case ka:
-			return -1
-		default:
-			return 1
-		}
-	})
-	l.h.mu.Unlock()
-	if len(list) > 2 {
-		rand.Shuffle(len(list)-1, func(i, j int) { list[1+i], list[1+j] = list[1+j], list[1+i] })
-	}
 	return list
 }
 
@@ -230,6 +240,11 @@ func (l *light) ask(p peer.ID) {
 	if l.h.ctx.Err() == nil {
 		l.h.log.Debug("light stream ended", "to", p.String(), "again_in", wait, "err", err)
 	}
+	l.poke()
+}
+
+// poke has run look at the streams again.
+func (l *light) poke() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -336,6 +351,7 @@ func (l *light) exchange(stream *lightStream, frames frameReader) (got int, err 
 	stream.queue = make(chan []byte, lightQueue)
 	l.mu.Unlock()
 	l.open.Add(1)
+	l.poke()
 	l.h.nat.tell()
 	defer func() { l.open.Add(-1); l.h.nat.tell() }()
 
@@ -452,13 +468,15 @@ func (l *light) pass(t *Topic, from peer.ID, m *pubsub.Message) {
 	}
 	l.seen.Add(messageID(m.Message), time.Now())
 	var frame []byte
+	sent := make(map[peer.ID]bool) // two that ask each other have two streams
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, streams := range []map[peer.ID]*lightStream{l.serving, l.asking} {
 		for p, s := range streams {
-			if s == nil || s.queue == nil || p == from || !s.wants[t.name] {
+			if s == nil || s.queue == nil || p == from || !s.wants[t.name] || sent[p] {
 				continue
 			}
+			sent[p] = true
 			if frame == nil {
 				frame = appendLight(nil, t.name, m.GetData())
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -28,8 +29,8 @@ func (n *internet) plainRelay(t testing.TB, limit *relay.RelayLimit) []multiaddr
 	return addrs
 }
 
-// apart starts hosts that reach each other through a plain relay alone, each connected to all others.
-func (n *internet) apart(t testing.TB, count int, limit *relay.RelayLimit) []*Host {
+// strangers starts hosts that reach each other through a plain relay alone.
+func (n *internet) strangers(t testing.TB, count int, limit *relay.RelayLimit) []*Host {
 	t.Helper()
 	cfg := Config{NAT: NAT{Relays: n.plainRelay(t, limit)}, reach: network.ReachabilityPrivate}
 	hosts := make([]*Host, count)
@@ -40,12 +41,24 @@ func (n *internet) apart(t testing.TB, count int, limit *relay.RelayLimit) []*Ho
 		}
 		waitUntil(t, hosts[i], func() bool { return len(through(hosts[i])) > 0 })
 	}
+	return hosts
+}
+
+// apart starts hosts that are connected through a plain relay alone, each to all others.
+func (n *internet) apart(t testing.TB, count int, limit *relay.RelayLimit) []*Host {
+	t.Helper()
+	hosts := n.strangers(t, count, limit)
+	meet(t, hosts)
+	return hosts
+}
+
+func meet(t testing.TB, hosts []*Host) {
+	t.Helper()
 	for i, h := range hosts {
 		for _, other := range hosts[:i] {
 			connectThrough(t, h, other)
 		}
 	}
-	return hosts
 }
 
 // waitLight waits until a host's gossip goes through n relayed peers.
@@ -95,6 +108,38 @@ func TestGossipReachesHostsThatHaveOnlyRelayedConnections(t *testing.T) {
 		if s := h.Stats(); s.Rejected+s.Ignored+s.Unsent > 0 {
 			t.Errorf("lost or dropped: %+v", s)
 		}
+	}
+}
+
+func TestGroupsThatMeetLateExchangeGossip(t *testing.T) {
+	hosts := new(internet).strangers(t, 6, relay.DefaultLimit())
+	out := make(chan got, 1024)
+	topics := make([]*Topic, len(hosts))
+	for i, h := range hosts {
+		topics[i] = join(t, h, out)
+	}
+	for _, group := range [][]*Host{hosts[:3], hosts[3:]} {
+		meet(t, group)
+		for _, h := range group {
+			waitLight(t, h, lightPeers) // each asks both others of its group
+		}
+	}
+	meet(t, hosts)
+	first := slices.MinFunc(hosts, func(a, b *Host) int { return strings.Compare(string(a.ID()), string(b.ID())) })
+	for _, h := range hosts {
+		if h != first {
+			waitUntil(t, h, func() bool { return slices.Contains(h.Reachability().Through, first.ID()) })
+		}
+	}
+	if err := topics[0].Publish(deadline(t), []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	at := make(map[peer.ID]bool)
+	for range hosts {
+		at[receive(t, out).at] = true
+	}
+	if len(at) != len(hosts) {
+		t.Errorf("it reached %d of %d", len(at), len(hosts))
 	}
 }
 
