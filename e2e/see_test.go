@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -120,23 +121,39 @@ func TestPeerThatStopsAnsweringIsShownAsGoneAndComesBack(t *testing.T) {
 	t.Parallel()
 	m := newMachines(t, 1)
 	validator := m.up("validator-1", "--roles", "validator")
-	payer := m.up("payer", "--join", validator.token())
-	gone := func() (known, gone bool) {
+	invitation := validator.token()
+	payer := m.up("payer", "--join", invitation)
+	quiet := m.up("quiet", "--join", invitation) // it says nothing of itself
+	peers := func() map[string]bool {
+		heard := map[string]bool{}
 		for _, p := range decode[[]node.PeerState](m.user.poq("peers", "--json", "--dir", payer.card.Dir)) {
-			if p.Name == "validator-1" {
-				return true, p.Gone
-			}
+			heard[p.ID.String()] = !p.Gone
 		}
-		return false, false
+		return heard
 	}
-	m.user.until("the payer sees the validator", func() bool { known, gone := gone(); return known && !gone })
+	v, q := validator.card.Peers[0].PeerID, quiet.card.Peers[0].PeerID
+	m.user.until("the payer hears both", func() bool { heard := peers(); return heard[v] && heard[q] })
 	if err := validator.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	m.user.until("the validator counts as gone", func() bool { _, gone := gone(); return gone })
+	begin := time.Now()
+	m.user.until("the validator counts as gone", func() bool {
+		heard := peers()
+		if !heard[q] {
+			t.Fatalf("a peer that says nothing counts as gone after %v", time.Since(begin))
+		}
+		return !heard[v]
+	})
 	s := decode[control.NodeState](m.user.poq("status", "--json", "--dir", payer.card.Dir))
-	if s.Ready || len(s.Problems) == 0 || !strings.Contains(s.Problems[0].What, "no other peer is connected") || !s.Committee[0].Gone {
-		t.Errorf("ready %v, problems %+v, committee %+v", s.Ready, s.Problems, s.Committee)
+	if !s.Committee[0].Gone {
+		t.Errorf("committee %+v", s.Committee)
+	}
+	// Without the other one, too, nobody is left.
+	quiet.stop()
+	m.user.until("the payer is alone", func() bool { heard := peers(); return !heard[q] && !heard[v] })
+	s = decode[control.NodeState](m.user.poq("status", "--json", "--dir", payer.card.Dir))
+	if s.Ready || len(s.Problems) == 0 || !strings.Contains(s.Problems[0].What, "no other peer is connected") {
+		t.Errorf("ready %v, problems %+v", s.Ready, s.Problems)
 	}
 	if r := m.user.poq("doctor", "--dir", payer.card.Dir); r.code != 1 || !strings.Contains(r.stdout, "no other peer is connected") || !strings.Contains(r.stdout, "-> ") {
 		t.Errorf("doctor: %d\n%s", r.code, r.stdout)
@@ -144,7 +161,34 @@ func TestPeerThatStopsAnsweringIsShownAsGoneAndComesBack(t *testing.T) {
 	if err := validator.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	m.user.until("the validator is back", func() bool { known, gone := gone(); return known && !gone })
+	m.user.until("the validator is back", func() bool { heard := peers(); return heard[v] })
+}
+
+func TestCommandOfAnotherVersionSaysSoOnce(t *testing.T) {
+	t.Parallel()
+	u := newUser(t)
+	u.devnet("--validators", "1", "--workers", "1", "--engine", "extract")
+	newer := filepath.Join(t.TempDir(), "poq")
+	build := exec.Command("go", "build", "-ldflags", "-X main.version=v99.9.9", "-o", newer, "../cmd/poq")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, args := range [][]string{{"status"}, {"ledger", "accounts", "--json"}} {
+		c := exec.CommandContext(t.Context(), newer, args...)
+		c.Env = u.env
+		var out, errs strings.Builder
+		c.Stdout, c.Stderr = &out, &errs
+		if err := c.Run(); err != nil {
+			t.Fatalf("%v\n%s", err, errs.String())
+		}
+		if n := strings.Count(errs.String(), "v99.9.9"); n != 1 || strings.Contains(out.String(), "restart") {
+			t.Errorf("%v says %d times that it is of another version: %s", args, n, errs.String())
+		}
+	}
+	if r := u.poq("status").ok(); r.stderr != "" {
+		t.Errorf("the same version: %s", r.stderr)
+	}
 }
 
 // metric finds the names of metrics in a query.

@@ -118,11 +118,14 @@ func printStatus(w io.Writer, s control.NodeState, now time.Time) {
 		case !v.Signing:
 			signing = "does not sign yet"
 		}
-		field(w, "Validator", "%s; settled in %.1f ms after the last reveal (mean)", signing, v.SettleMS)
-		field(w, "Judge", "%s: %s scored in %.0f ms (mean), %d failed", v.Judge.Short(), plural(int(v.Scored), "answer", "answers"), v.ScoreMS, v.ScoresFailed)
+		if v.SettleMS > 0 {
+			signing += fmt.Sprintf("; settled in %.1f ms after the last reveal (mean)", v.SettleMS)
+		}
+		field(w, "Validator", "%s", signing)
+		field(w, "Judge", "%s: %s scored%s, %d failed", v.Judge.Short(), plural(int(v.Scored), "answer", "answers"), inMean(v.Scored, "%.0f ms", v.ScoreMS), v.ScoresFailed)
 	}
 	if e := s.Worker; e != nil {
-		field(w, "Worker", "%s: %d answered in %.1f s (mean), %d declined, %d failed, %d in work", e.Engine, e.Answered, e.AnswerMS/1000, e.Declined, e.Failed, e.Busy)
+		field(w, "Worker", "%s: %d answered%s, %d declined, %d failed, %d in work", e.Engine, e.Answered, inMean(e.Answered, "%.1f s", e.AnswerMS/1000), e.Declined, e.Failed, e.Busy)
 	}
 	field(w, "Process", "pid %d, %.1f s of CPU, %s of memory, %d goroutines", s.Process.PID, s.Process.CPUSeconds, formatBytes(s.Process.Memory), s.Process.Goroutines)
 	fmt.Fprintln(w)
@@ -169,6 +172,14 @@ func why(a node.Attempt) string {
 		return a.Outcome
 	}
 	return a.Outcome + ": " + a.Detail
+}
+
+// inMean tells the mean time of n things; "" if there were none.
+func inMean(n uint64, format string, mean float64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" in "+format+" (mean)", mean)
 }
 
 // reachText tells how others can reach the peer; "" if it listens on this machine alone.
