@@ -97,8 +97,11 @@ func newFlow() *flow { return &flow{} }
 // greeted notes that a peer has said hello.
 func (t *traffic) greeted(p peer.ID) { t.peers.loadOrMake(p, newFlow).greeted.Store(true) }
 
-// LogRecvMessageStream implements metrics.Reporter.
+// LogRecvMessageStream implements metrics.Reporter. A read that failed comes here too, with nothing read: nobody was heard.
 func (t *traffic) LogRecvMessageStream(n int64, proto protocol.ID, p peer.ID) {
+	if n == 0 {
+		return
+	}
 	f := t.peers.loadOrMake(p, newFlow)
 	f.in.Add(uint64(n))
 	f.heard.Store(time.Now().UnixNano())

@@ -127,6 +127,19 @@ func TestPeerWithoutHelloIsNotListed(t *testing.T) {
 	}
 }
 
+func TestReadThatFailsIsNoSignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr, p := newTraffic(), peer.ID("p")
+		tr.LogRecvMessageStream(1, "", p)
+		heard := tr.peers.loadOrMake(p, newFlow).heard.Load()
+		<-time.After(time.Minute)
+		tr.LogRecvMessageStream(0, "", p)
+		if tr.peers.loadOrMake(p, newFlow).heard.Load() != heard {
+			t.Error("the peer counts as heard")
+		}
+	})
+}
+
 func TestFewOfManyPeersThatLeftAreRemembered(t *testing.T) {
 	tr := newTraffic()
 	stays := peer.ID("stays")
