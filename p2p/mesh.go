@@ -366,6 +366,7 @@ var _ pubsub.RawTracer = Tracer{}
 // What a Host holds against peers, a Tracer only counts.
 
 func (t Tracer) ValidateMessage(*pubsub.Message)           {}
+func (t Tracer) DeliverMessage(m *pubsub.Message)          { t.topic(m.GetTopic()).delivered.Add(1) }
 func (t Tracer) DuplicateMessage(m *pubsub.Message)        { t.topic(m.GetTopic()).duplicates.Add(1) }
 func (t Tracer) RejectMessage(m *pubsub.Message, _ string) { t.topic(m.GetTopic()).rejected.Add(1) }
 

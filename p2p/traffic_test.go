@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/multiformats/go-multiaddr"
 )
 
@@ -81,5 +83,32 @@ func TestHostMadeElsewhereIsUsedAndClosed(t *testing.T) {
 	}
 	if n := len(made.Network().ListenAddresses()); n != 0 {
 		t.Errorf("it still listens at %d addresses", n)
+	}
+}
+
+func TestTracerWithoutAHostOnlyCounts(t *testing.T) {
+	var tracer pubsub.RawTracer = NewTracer()
+	m, rpc := &pubsub.Message{Message: &pb.Message{Data: []byte("data")}}, &pubsub.RPC{}
+	tracer.OnNewOutboundStream("peer", "protocol")
+	tracer.Join("topic")
+	tracer.Graft("peer", "topic")
+	tracer.ValidateMessage(m)
+	tracer.DeliverMessage(m)
+	tracer.DuplicateMessage(m)
+	for _, reason := range []string{pubsub.RejectValidationFailed, pubsub.RejectValidationIgnored, pubsub.RejectValidationQueueFull, pubsub.RejectMissingSignature} {
+		tracer.RejectMessage(m, reason)
+	}
+	tracer.UndeliverableMessage(m)
+	tracer.ThrottlePeer("peer")
+	tracer.RecvRPC(rpc)
+	tracer.SendRPC(rpc, "peer")
+	tracer.SendRPCCompleted(rpc, "peer", 0)
+	tracer.DropRPC(rpc, "peer")
+	tracer.Prune("peer", "topic")
+	tracer.Leave("topic")
+	tracer.OnClosedOutboundStream("peer")
+	s := tracer.(Tracer).Stats()
+	if want := (Counts{Delivered: 1, Duplicates: 1, Rejected: 4, Undelivered: 1}); s.Counts != want || s.Unsent != 1 {
+		t.Errorf("counted %+v, want %+v and one RPC not sent", s, want)
 	}
 }
