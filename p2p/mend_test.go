@@ -76,6 +76,9 @@ func TestPeerThatLeftATopicIsNotForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	connect(t, a, b)
+	if err := a.mesh.wait(deadline(t), a.id("order"), map[peer.ID]bool{b.ID(): true}, 0); err != nil {
+		t.Fatal(err)
+	}
 	events, err := topic.topic.EventHandler()
 	if err != nil {
 		t.Fatal(err)
