@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/poqmesh/poq/ledger"
@@ -32,44 +33,60 @@ const statusTimeout = 5 * time.Second
 var (
 	ErrNotRunning = errors.New("nothing is running: start a peer with poq up, or a network on this machine with poq devnet")
 	ErrSeveral    = errors.New("several networks or peers are running")
+	ErrSilent     = errors.New("what runs does not answer: it is suspended, ending, or has too much to do; try again")
 )
 
-// Running returns a client for each process that runs.
-func Running(ctx context.Context) (found []*Client, err error) {
+// Running returns a client for each process that runs and answers. If others do not, the error wraps [ErrSilent]
+// beside them.
+func Running(ctx context.Context) ([]*Client, error) {
 	paths, err := sockets()
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range paths {
-		c := newClient(p)
-		hurry, cancel := context.WithTimeout(ctx, statusTimeout)
-		err := c.get(hurry, "/v1/status", nil, &c.Status)
-		cancel()
-		switch {
-		case err == nil:
-			found = append(found, c)
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		} // else it is ending just now, or suspended
+	clients, errs := make([]*Client, len(paths)), make([]error, len(paths))
+	var asking sync.WaitGroup
+	for i, p := range paths {
+		asking.Go(func() {
+			hurry, cancel := context.WithTimeout(ctx, statusTimeout)
+			defer cancel()
+			clients[i] = newClient(p)
+			errs[i] = clients[i].get(hurry, "/v1/status", nil, &clients[i].Status)
+		})
 	}
-	return found, nil
+	asking.Wait()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	var found []*Client
+	for i, c := range clients {
+		if errs[i] == nil {
+			found = append(found, c)
+		} else {
+			err = fmt.Errorf("%w (%s)", ErrSilent, paths[i])
+		}
+	}
+	return found, err
 }
 
 // Dial finds the process whose data lies in dir, or the only one that runs if dir is "".
 func Dial(ctx context.Context, dir string) (*Client, error) {
-	found, err := Running(ctx)
-	if err != nil {
-		return nil, err
+	found, silent := Running(ctx)
+	if silent != nil && !errors.Is(silent, ErrSilent) {
+		return nil, silent
 	}
 	if dir != "" {
-		if dir, err = filepath.Abs(dir); err != nil {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
 			return nil, fmt.Errorf("directory: %w", err)
 		}
+		dir = abs
 		found = slices.DeleteFunc(found, func(c *Client) bool { return c.Status.Dir != dir })
 	}
 	switch {
 	case len(found) == 1:
 		return found[0], nil
+	case len(found) == 0 && silent != nil: // it may be the one that is meant
+		return nil, silent
 	case len(found) == 0 && dir != "":
 		return nil, fmt.Errorf("%w, with --dir %s", ErrNotRunning, dir)
 	case len(found) == 0:

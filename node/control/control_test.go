@@ -422,6 +422,31 @@ func TestSocketsOfKilledProcessesAreRemoved(t *testing.T) {
 	}
 }
 
+func TestProcessThatDoesNotAnswerIsNotTakenForNone(t *testing.T) {
+	newUser(t)
+	name, err := Reserve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := listen(name.base + socketSuffix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() { // it takes the request and says nothing to it
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	if _, err := Dial(soon(t), ""); !errors.Is(err, ErrSilent) || errors.Is(err, ErrNotRunning) {
+		t.Errorf("with a process that does not answer: %v", err)
+	}
+}
+
 func TestDirectoryOfSocketsIsItsOwnersAlone(t *testing.T) {
 	dir := newUser(t)
 	if err := os.Mkdir(dir, 0o700); err != nil {
