@@ -12,10 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// privateNets are the networks in which many peers may share an address or a neighbourhood: those of homes,
-// containers and providers that translate addresses.
-var privateNets = []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7", "fe80::/10"}
-
 // newResources returns a resource manager with the library's limits, scaled to the memory of the machine, less what
 // one peer may take of one protocol, and more of what private networks may. Connections from 127.0.0.0/8 and ::1 are free of the limits
 // per address, so many hosts of one process may meet on loopback.
@@ -37,8 +33,10 @@ func newResources(s *standings, metrics prometheus.Registerer) (network.Resource
 			GracePeriod:      connsGrace,
 		},
 	}
-	for _, net := range privateNets {
-		prefix := netip.MustParsePrefix(net)
+	for _, prefix := range private { // where many may share an address or a neighbourhood
+		if prefix.Addr().IsLoopback() {
+			continue
+		}
 		limit := rcmgr.NetworkPrefixLimit{Network: prefix, ConnCount: privateConns}
 		if prefix.Addr().Is4() {
 			v4 = append(v4, limit)

@@ -40,12 +40,9 @@ func gossipScore(topics []string, seen time.Duration, faults func(peer.ID) float
 
 // uncountedNets are those where many peers may share an address and nobody is to be suspected for it.
 func uncountedNets() (nets []*net.IPNet) {
-	for _, s := range append([]string{"127.0.0.0/8", "::1/128"}, privateNets...) {
-		_, n, err := net.ParseCIDR(s)
-		if err != nil {
-			panic(err) // the table is ours
-		}
-		nets = append(nets, n)
+	for _, p := range private {
+		a := p.Addr()
+		nets = append(nets, &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(p.Bits(), a.BitLen())})
 	}
 	return nets
 }
