@@ -146,7 +146,7 @@ func TestProtectedPeerIsSlowedAndNotBannedForLoad(t *testing.T) {
 	if s := g.victim.Scores()[a.ID()]; s.Faults != 0 || !s.BannedUntil.IsZero() || !g.victim.Connected(a.ID()) {
 		t.Errorf("protected peer: %+v", s)
 	}
-	flood(t, s, 100, func(i int) string { return fmt.Sprint("bad ", i) })
+	flood(t, s, 1<<20, func(i int) string { return fmt.Sprint("bad ", i) })
 	g.endsBanned(t, a)
 }
 
