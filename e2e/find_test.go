@@ -3,11 +3,15 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/p2p"
 )
 
 // addr is where a peer listens, over TCP.
@@ -70,6 +74,30 @@ func TestEveryAddressThatIsOfNoUseIsExplained(t *testing.T) {
 
 	p = m.up("payer")
 	p.stderr.await(t, "knows nobody", "token")
+}
+
+func TestPeerOfAnotherVersionIsNamedAndWhoMustUpdate(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t, 1)
+	m.putGenesis("peer", m.genesis)
+	for _, c := range []struct {
+		protocol uint16
+		words    []string
+	}{
+		{0, []string{"joining: version too old", "the peer must be updated"}},
+		{9, []string{"joining: version too new", "update this one"}},
+	} {
+		hello := node.Hello(m.genesis)
+		hello.Protocol, hello.Oldest = c.protocol, c.protocol
+		h, err := p2p.New(p2p.Config{Network: m.genesis.Network, Hello: hello, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.Close() })
+		p := m.up("peer", "--bootstrap", h.Addrs()[0].String())
+		p.stderr.await(t, c.words...)
+		p.stop()
+	}
 }
 
 func TestPeersStayWhenTheBootstrapDiesAndFindBackWithoutIt(t *testing.T) {
