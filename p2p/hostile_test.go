@@ -290,6 +290,50 @@ func TestFloodOfRequestsIsToldToWaitAndEndsInABan(t *testing.T) {
 	}
 }
 
+func TestPeersThatComeAndGoWithoutEndLeaveNothingBehind(t *testing.T) {
+	g := newTarget(t, Config{})
+	const rounds, identities = 8, 16
+	for range identities {
+		a, err := p2ptest.New("test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range rounds {
+			if err := a.Connect(deadline(t), g.victim.Addrs()...); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := a.Gossip(deadline(t), g.victim.ID(), "order"); err != nil {
+				t.Log(err) // the victim may have ended the connection, as this host never says hello
+			}
+			if err := a.Disconnect(g.victim.ID()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.responds(t, "still here")
+	changed, stop := g.victim.watch.add(anyPeer)
+	defer stop()
+	for {
+		mesh := g.victim.mesh.change()
+		g.victim.greet.mu.Lock()
+		greeted := len(g.victim.greet.conns)
+		g.victim.greet.mu.Unlock()
+		conns, peers := len(g.victim.host.Network().Conns()), g.victim.gossip.ListPeers(g.victim.id("order"))
+		if greeted == 1 && conns == 1 && len(peers) == 1 && peers[0] == g.friend.ID() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-mesh:
+		case <-deadline(t).Done():
+			t.Fatalf("%d connections, %d greeted, in the topic %v: want the friend alone", conns, greeted, peers)
+		}
+	}
+}
+
 func TestOtherNetworksCountForNothing(t *testing.T) {
 	g := newTarget(t, Config{})
 	a, err := p2ptest.New("other")
