@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -67,28 +68,68 @@ func (c *content) get(ctx context.Context, h crypto.Hash, most int) ([]byte, err
 	if !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	errs := []error{fmt.Errorf("no peer has the text %s", h.Short())}
-	for _, p := range c.node.host.Peers() {
-		text, err := c.ask(ctx, p, h, most)
-		if err == nil && crypto.Sum(text) != h {
-			err = errors.New("it sent another text")
+	ctx, cancel := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	type answer struct {
+		from peer.ID
+		text []byte
+		err  error
+	}
+	peers, errs := c.node.host.Peers(), []error{fmt.Errorf("no peer has the text %s", h.Short())}
+	answers := make(chan answer, len(peers))
+	patience := time.NewTicker(askPatience)
+	defer patience.Stop()
+	asked, answered := 0, 0
+	askNext := func() {
+		p := peers[asked]
+		asked++
+		asking.Go(func() {
+			text, err := c.ask(ctx, p, h, most)
+			answers <- answer{p, text, err}
+		})
+	}
+	for {
+		if asked == answered {
+			if asked == len(peers) {
+				return nil, errors.Join(errs...)
+			}
+			askNext()
 		}
-		if err == nil {
-			c.keep(text)
-			return text, nil
-		}
-		if ctx.Err() != nil {
+		select {
+		case a := <-answers:
+			answered++
+			if a.err == nil && crypto.Sum(a.text) != h {
+				a.err = errors.New("it sent another text")
+				c.node.host.Fault(a.from, p2p.FaultLie)
+			}
+			if a.err == nil {
+				c.keep(a.text)
+				return a.text, nil
+			}
+			if !errors.Is(a.err, p2p.ErrNotFound) {
+				errs = append(errs, fmt.Errorf("peer %s: %w", a.from, a.err))
+			}
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+		case <-patience.C:
+			if asked < len(peers) && asked-answered < askAtOnce {
+				askNext()
+			}
+		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if !errors.Is(err, p2p.ErrNotFound) {
-			errs = append(errs, fmt.Errorf("peer %s: %w", p, err))
-		}
 	}
-	return nil, errors.Join(errs...)
 }
 
-// askTimeout is how long one peer may take, so that one that hangs does not use up a task's time.
-const askTimeout = 3 * time.Second
+// Peers that hang must not use up a task's time.
+const (
+	askTimeout  = 3 * time.Second        // for one peer
+	askPatience = 250 * time.Millisecond // then another one is asked as well
+	askAtOnce   = 3
+)
 
 func (c *content) ask(ctx context.Context, p peer.ID, h crypto.Hash, most int) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)

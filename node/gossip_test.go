@@ -297,3 +297,36 @@ func TestContentIsServedByHashAlone(t *testing.T) {
 		t.Errorf("beside a peer that lies: %q, %v", got, err)
 	}
 }
+
+func TestTextComesFromWhoHasItWhileOthersHang(t *testing.T) {
+	t.Parallel()
+	s := newSwarm(t, 1)
+	s.launch(s.payer)
+	p := s.payer.node
+	kept, asked := []byte("a text"), make(chan struct{})
+	serve := func(name string, handle func(context.Context) ([]byte, error)) {
+		h := s.bareHost(testIdentity(t, name))
+		if err := h.Serve(p2p.ServeConfig{Name: protocolContent, MaxRequest: 32, Handle: func(ctx context.Context, _ peer.ID, _ []byte) ([]byte, error) {
+			return handle(ctx)
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.host.Connect(soon(t), h.Addrs()...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range askAtOnce - 1 {
+		serve(fmt.Sprint("idler ", i), func(ctx context.Context) ([]byte, error) {
+			select {
+			case <-asked:
+			case <-ctx.Done():
+				t.Error("nobody else was asked while a peer hung")
+			}
+			return nil, p2p.ErrNotFound
+		})
+	}
+	serve("keeper", func(context.Context) ([]byte, error) { close(asked); return kept, nil })
+	if got, err := p.content.get(soon(t), crypto.Sum(kept), 100); err != nil || string(got) != string(kept) {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
