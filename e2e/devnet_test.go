@@ -331,7 +331,7 @@ func TestBadInputGetsAClearLineAndTheRightExitCode(t *testing.T) {
 		{"", []string{"ask", "--max-answers", "17", "hi"}, 2, []string{"1 to 16"}},
 		{"", []string{"ask", "--answer-timeout", "1h", "hi"}, 2, []string{"deadlines"}},
 		{"", []string{"ask", "--nonsense", "hi"}, 2, []string{"--nonsense"}},
-		{"", []string{"ask", "--dir", empty, "hi"}, 1, []string{"no network", empty}},
+		{"", []string{"ask", "--dir", empty, "hi"}, 1, []string{"nothing is running", empty}},
 		{"", []string{"asl", "hi"}, 2, []string{"asl", "ask"}},
 		{"", []string{"ledger"}, 2, []string{"subcommand"}},
 		{"", []string{"ledger", "task", "xyz"}, 2, []string{"hex"}},

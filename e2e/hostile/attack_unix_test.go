@@ -43,22 +43,34 @@ type report struct {
 const attackersEnv = "POQ_TEST_ATTACKERS"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(attackersEnv) == "" {
+	var err error
+	switch os.Getenv(attackersEnv) {
+	case "":
 		os.Exit(m.Run())
+	case "1":
+		err = giveWay()
+	default:
+		err = attackAll(os.Stdin, os.Stdout)
 	}
-	if err := attackAll(os.Stdin, os.Stdout); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "attackers:", err)
 		os.Exit(1)
 	}
+}
+
+// giveWay starts the program anew with the lowest priority, which is a thread's: all those of the new one have it from its first.
+func giveWay() error {
+	runtime.LockOSThread()
+	if err := lowestPriority(); err != nil {
+		return fmt.Errorf("giving way: %w", err)
+	}
+	return syscall.Exec(os.Args[0], os.Args, append(os.Environ(), attackersEnv+"=2"))
 }
 
 // attackAll runs the attackers until in ends. What they compute themselves should take no time from the victims: on a small machine
 // one would otherwise measure the attackers. So they have one processor, as long as nobody else wants it.
 func attackAll(in io.Reader, out io.Writer) error {
 	runtime.GOMAXPROCS(1)
-	if err := syscall.Setpriority(syscall.PRIO_PROCESS, 0, 19); err != nil {
-		return fmt.Errorf("giving way: %w", err)
-	}
 	var o orders
 	decoder := json.NewDecoder(in)
 	if err := decoder.Decode(&o); err != nil {

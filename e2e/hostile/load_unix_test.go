@@ -151,7 +151,7 @@ func TestNetworkSettlesWhileTenHostilePeersAttackIt(t *testing.T) {
 		}
 	}
 	w.Flush()
-	t.Logf("the attackers have one processor and give way to the network (nice 19), and knock once a second when thrown out\n%s", b.String())
+	t.Logf("the attackers have one processor and give way to the network (lowest priority), and knock once a second when thrown out\n%s", b.String())
 
 	honest := map[string]bool{}
 	for _, p := range net.Peers {
