@@ -64,7 +64,10 @@ func giveWay() error {
 	if err := lowestPriority(); err != nil {
 		return fmt.Errorf("giving way: %w", err)
 	}
-	return syscall.Exec(os.Args[0], os.Args, append(os.Environ(), attackersEnv+"=2"))
+	if err := os.Setenv(attackersEnv, "2"); err != nil {
+		return err
+	}
+	return syscall.Exec(os.Args[0], os.Args, os.Environ())
 }
 
 // attackAll runs the attackers until in ends. What they compute themselves should take no time from the victims: on a small machine
