@@ -51,7 +51,7 @@ The two commands that most people need, in two terminals:
 	})
 	root.AddCommand(
 		newUp(g), newInit(g), newKeys(g), newGenesis(g), newToken(g), newConfig(g),
-		newStatus(g), newPeers(g), newPing(g), newTop(g), newDoctor(g),
+		newStatus(g), newPeers(g), newPing(g), newTop(g), newDoctor(g), newEngines(g),
 		newDevnet(g), newAsk(g), newLedger(g), newReceipt(g), newJudge(g), newBench(g), newPeer(), newSim(g), newVersion(g),
 	)
 	return root

@@ -124,24 +124,9 @@ func (e *Engine) current() string {
 
 // ServerModels asks the server which models it has.
 func (e *Engine) ServerModels(ctx context.Context) ([]string, error) {
-	ctx, alive, done := e.guard(ctx)
-	defer done()
-	resp, err := e.do(ctx, http.MethodGet, "/models", nil)
+	list, _, err := e.list(ctx)
 	if err != nil {
 		return nil, err
-	}
-	defer resp.Body.Close()
-	alive()
-	if resp.StatusCode != http.StatusOK {
-		return nil, e.statusError(resp)
-	}
-	var list struct {
-		Data []struct {
-			ID string `json:"id"`
-		} `json:"data"`
-	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxModelsBytes)).Decode(&list); err != nil {
-		return nil, e.readError(ctx, fmt.Errorf("%s/models: not the list of models the protocol asks for: %w", e.base, err))
 	}
 	var ids []string
 	for _, m := range list.Data {
@@ -150,6 +135,40 @@ func (e *Engine) ServerModels(ctx context.Context) ([]string, error) {
 		}
 	}
 	return ids, nil
+}
+
+// modelList is what a server answers to GET /models.
+type modelList struct {
+	Object string `json:"object"`
+	Data   []struct {
+		ID    string `json:"id"`
+		Owner string `json:"owned_by"`
+	} `json:"data"`
+}
+
+// list asks the server for its models, and returns the header of its response too.
+func (e *Engine) list(ctx context.Context) (list modelList, header http.Header, err error) {
+	ctx, alive, done := e.guard(ctx)
+	defer done()
+	resp, err := e.do(ctx, http.MethodGet, "/models", nil)
+	if err != nil {
+		return list, nil, err
+	}
+	alive()
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return list, nil, e.statusError(resp)
+	}
+	if err := decodeBounded(resp, &list); err != nil {
+		return list, nil, e.readError(ctx, fmt.Errorf("%s/models: not the list of models the protocol asks for: %w", e.base, err))
+	}
+	return list, resp.Header, nil
+}
+
+// decodeBounded reads one JSON document of a bounded size, and closes the body.
+func decodeBounded(resp *http.Response, into any) error {
+	defer resp.Body.Close()
+	return json.NewDecoder(io.LimitReader(resp.Body, maxModelsBytes)).Decode(into)
 }
 
 // choose returns the model to ask.
@@ -325,6 +344,7 @@ type StatusError struct {
 	Message string
 
 	code, url string
+	shaped    bool // it came in the protocol's form
 }
 
 func (e *StatusError) Error() string {
@@ -350,7 +370,7 @@ func (e *Engine) statusError(resp *http.Response) *StatusError {
 		Message string `json:"message"`
 		Code    any    `json:"code"`
 	}
-	if json.Unmarshal(b, &doc) == nil && len(doc.Error) > 0 {
+	if s.shaped = json.Unmarshal(b, &doc) == nil && len(doc.Error) > 0; s.shaped {
 		if json.Unmarshal(doc.Error, &object) == nil {
 			s.Message = object.Message
 			s.code, _ = object.Code.(string)
