@@ -62,8 +62,8 @@ const (
 type Peer struct {
 	Name  string
 	Role  Role
-	Index int // among those of its role, from 0
-	Node  *node.Node
+	Index int        // among those of its role, from 0
+	Node  *node.Node // nil while the peer is stopped
 }
 
 // Devnet is a running network.
@@ -73,6 +73,7 @@ type Devnet struct {
 	Seed    *uint64
 
 	network *network
+	config  Config
 }
 
 // Start starts a network and returns when every peer sees every other one. ctx bounds Start alone. A
@@ -82,51 +83,30 @@ func Start(ctx context.Context, c Config) (*Devnet, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Devnet{Genesis: n.genesis, Seed: n.manifest.Seed, network: n}
-	if err := d.start(ctx, c); err != nil {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	d := &Devnet{Genesis: n.genesis, Seed: n.manifest.Seed, network: n, config: c}
+	if err := d.start(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
 
-func (d *Devnet) start(ctx context.Context, c Config) error {
-	log := c.Logger
-	if log == nil {
-		log = slog.Default()
-	}
-	peers := names(c.Validators, len(c.Engines))
+func (d *Devnet) start(ctx context.Context) error {
+	peers := d.network.peers()
 	d.Peers = make([]*Peer, len(peers))
 	var g errgroup.Group
-	for i, p := range peers {
-		p := &p
-		g.Go(func() error {
-			opts := []node.Option{node.WithVersion(c.Version)}
-			switch p.Role {
-			case Validator:
-				opts = append(opts, node.WithJudge(c.Judge))
-			case Worker:
-				opts = append(opts, node.WithEngine(c.Engines[p.Index]))
-			}
-			if c.Observe != nil {
-				opts = append(opts, node.WithObserver(func(e node.Event) { c.Observe(p, e) }))
-			}
-			if err := p.open(ctx, c.Dir, d.Genesis, log, opts...); err != nil {
-				return err
-			}
-			d.Peers[i] = p
-			return nil
-		})
+	for i := range peers {
+		d.Peers[i] = &peers[i]
+		g.Go(func() error { return d.open(ctx, d.Peers[i]) })
 	}
-	err := g.Wait()
-	d.Peers = slices.DeleteFunc(d.Peers, func(p *Peer) bool { return p == nil })
-	if err != nil {
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	for i, p := range d.Peers {
-		for _, other := range d.Peers[i+1:] {
-			if err := p.Node.Host().Keep(overTCP(other.Node.Host().Addrs())...); err != nil {
-				return err
-			}
+		if err := p.keep(d.Peers[i+1:]); err != nil {
+			return err
 		}
 	}
 	for _, p := range d.Peers {
@@ -134,8 +114,75 @@ func (d *Devnet) start(ctx context.Context, c Config) error {
 			return fmt.Errorf("%s: %w", p.Name, err)
 		}
 	}
-	for _, p := range d.Peers {
-		if err := p.Node.WaitReady(ctx, len(d.Peers)-1); err != nil {
+	return d.WaitReady(ctx)
+}
+
+// WaitReady returns when every peer that runs sees every other one that does.
+func (d *Devnet) WaitReady(ctx context.Context) error {
+	running := d.Running()
+	for _, p := range running {
+		if err := p.Node.WaitReady(ctx, len(running)-1); err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+	}
+	return nil
+}
+
+// Running returns the peers that are not stopped.
+func (d *Devnet) Running() []*Peer {
+	return slices.DeleteFunc(slices.Clone(d.Peers), func(p *Peer) bool { return p.Node == nil })
+}
+
+// Stop ends one peer and waits for it. Stop, Resume and Close must not run at the same time.
+func (d *Devnet) Stop(p *Peer) error {
+	if p.Node == nil {
+		return nil
+	}
+	err := p.Node.Close()
+	p.Node = nil
+	return err
+}
+
+// Resume starts a peer that was stopped, with what its directory keeps, and has it connect to those that run. It
+// returns before it sees them: see WaitReady. ctx bounds Resume alone.
+func (d *Devnet) Resume(ctx context.Context, p *Peer) error {
+	if p.Node != nil {
+		return nil
+	}
+	others := d.Running()
+	err := d.open(ctx, p)
+	if err != nil {
+		return err
+	}
+	if err = p.keep(others); err == nil {
+		err = p.Node.Start(ctx)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("%s: %w", p.Name, err), d.Stop(p))
+	}
+	return nil
+}
+
+// open makes the peer's node, for its role.
+func (d *Devnet) open(ctx context.Context, p *Peer) error {
+	c := d.config
+	opts := []node.Option{node.WithVersion(c.Version)}
+	switch p.Role {
+	case Validator:
+		opts = append(opts, node.WithJudge(c.Judge))
+	case Worker:
+		opts = append(opts, node.WithEngine(c.Engines[p.Index]))
+	}
+	if c.Observe != nil {
+		opts = append(opts, node.WithObserver(func(e node.Event) { c.Observe(p, e) }))
+	}
+	return p.open(ctx, c.Dir, d.Genesis, c.Logger, opts...)
+}
+
+// keep has the peer stay connected to others.
+func (p *Peer) keep(others []*Peer) error {
+	for _, other := range others {
+		if err := p.Node.Host().Keep(overTCP(other.Node.Host().Addrs())...); err != nil {
 			return fmt.Errorf("%s: %w", p.Name, err)
 		}
 	}
@@ -175,24 +222,26 @@ func (d *Devnet) Peer(name string) *Peer {
 
 // Close ends all peers and waits for them. It may be called more than once.
 func (d *Devnet) Close() error {
-	errs := make([]error, len(d.Peers)+1)
+	running := d.Running()
+	errs := make([]error, len(running)+1)
 	var g errgroup.Group
-	for i, p := range d.Peers {
+	for i, p := range running {
 		g.Go(func() error {
 			errs[i] = p.Node.Close()
 			return nil
 		})
 	}
 	_ = g.Wait() // the functions return no errors of their own
-	errs[len(d.Peers)] = d.network.close()
+	errs[len(running)] = d.network.close()
 	return errors.Join(errs...)
 }
 
-// WaitEqual returns when all peers have settled the same tasks and keep them on disk.
+// WaitEqual returns when all peers that run have settled the same tasks and keep them on disk.
 func (d *Devnet) WaitEqual(ctx context.Context) error {
+	running := d.Running()
 	for {
 		most, least := 0, math.MaxInt
-		for _, p := range d.Peers {
+		for _, p := range running {
 			if err := p.Node.Ledger().Flush(); err != nil {
 				return fmt.Errorf("%s: %w", p.Name, err)
 			}
