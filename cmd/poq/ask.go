@@ -23,13 +23,22 @@ func newAsk(g *globals) *cobra.Command {
 	var fee credits
 	var answers int
 	var answerTimeout, scoreTimeout time.Duration
+	var batch batchFlags
 	c := &cobra.Command{
-		Use:   "ask PROMPT",
+		Use:   "ask PROMPT | --batch FILE",
 		Short: "Ask the network, and see how the answers were judged and paid",
+		Long:  "Ask the network, and see how the answers were judged and paid.\n\n" + batchHelp,
 		Example: `  poq ask "Who wrote Pride and Prejudice, and when was it published?"
   cat article.txt | poq ask --file - "Summarise this article in two sentences."
-  poq ask --fee 2.5 --max-answers 2 --json "Name three rivers in Peru." | jq .answers[0].text`,
-		Args: args(cobra.ExactArgs(1)),
+  poq ask --fee 2.5 --max-answers 2 --json "Name three rivers in Peru." | jq .answers[0].text
+  poq ask --batch prompts.jsonl --cost-limit 50 > results.jsonl
+  poq ask --batch prompts.jsonl --out results.jsonl`,
+		Args: args(func(c *cobra.Command, a []string) error {
+			if batch.file != "" || c.Flags().Changed("batch") {
+				return nil // check says more
+			}
+			return cobra.ExactArgs(1)(c, a)
+		}),
 	}
 	c.Flags().StringVar(&dir, "dir", "", "directory of the network to ask, if several run")
 	c.Flags().StringVar(&file, "file", "", "text that the prompt is about; - reads it from stdin")
@@ -37,10 +46,20 @@ func newAsk(g *globals) *cobra.Command {
 	c.Flags().IntVar(&answers, "max-answers", 0, fmt.Sprintf("answers to judge, 1 to %d (default: one for each worker that the peer is connected to, at most %d)", ledger.MaxAnswers, node.DefaultMaxAnswers))
 	c.Flags().DurationVar(&answerTimeout, "answer-timeout", node.DefaultAnswerTimeout, "how long workers may take")
 	c.Flags().DurationVar(&scoreTimeout, "score-timeout", 0, "how long workers and judges together may take (default twice the answer timeout, at least 1m)")
+	batch.add(c)
 	c.RunE = func(c *cobra.Command, a []string) error {
-		prompt, err := readPrompt(c.InOrStdin(), a[0], file)
-		if err != nil {
+		if err := batch.check(c, a); err != nil {
 			return err
+		}
+		terms := control.AskRequest{
+			Fee: ledger.Amount(fee), MaxAnswers: answers,
+			AnswerTimeoutMS: answerTimeout.Milliseconds(), ScoreTimeoutMS: scoreTimeout.Milliseconds(),
+		}
+		if batch.file == "" {
+			var err error
+			if terms.Prompt, err = readPrompt(c.InOrStdin(), a[0], file); err != nil {
+				return err
+			}
 		}
 		client, err := dial(c, dir)
 		if err != nil {
@@ -53,11 +72,11 @@ func newAsk(g *globals) *cobra.Command {
 				fmt.Fprintln(c.ErrOrStderr(), note)
 			}
 		}
+		if batch.file != "" {
+			return batch.run(c, g, client, terms)
+		}
 		line := newStageLine(c.ErrOrStderr(), validators)
-		s, err := client.Ask(c.Context(), control.AskRequest{
-			Prompt: prompt, Fee: ledger.Amount(fee), MaxAnswers: answers,
-			AnswerTimeoutMS: answerTimeout.Milliseconds(), ScoreTimeoutMS: scoreTimeout.Milliseconds(),
-		}, line.step)
+		s, err := client.Ask(c.Context(), terms, line.step)
 		line.end()
 		if c.Context().Err() != nil && !line.task.IsZero() {
 			return fmt.Errorf("interrupted: the order stands and is paid; look later with poq ledger task %s", line.task.Short())

@@ -140,8 +140,9 @@ type LedgerDiff struct {
 
 // Error is an error of a request.
 type Error struct {
-	Code    Code   `json:"code"`
-	Message string `json:"message"`
+	Code    Code          `json:"code"`
+	Message string        `json:"message"`
+	Task    ledger.TaskID `json:"task,omitzero"` // with CodePending: the task that was ordered, if the request did so
 }
 
 // Error returns the message.
@@ -220,7 +221,7 @@ func ReadReceipt(s *store.Store, id string) (json.RawMessage, error) {
 		return nil, err
 	}
 	if !s.IsSettled(task) {
-		return nil, &Error{CodePending, fmt.Sprintf("task %s is open: it has a receipt when it is settled", task.Short())}
+		return nil, &Error{Code: CodePending, Message: fmt.Sprintf("task %s is open: it has a receipt when it is settled", task.Short())}
 	}
 	r, err := s.Receipt(task)
 	if err != nil {

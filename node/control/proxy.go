@@ -119,11 +119,11 @@ func (x *proxy) find(name string) (devnet.Process, error) {
 func down(p devnet.Process, err error) *Error {
 	switch p.State {
 	case devnet.Down:
-		return &Error{CodeDown, fmt.Sprintf("%s is down (%s): start it with poq devnet start %s", p.Name, p.Reason, p.Name)}
+		return &Error{Code: CodeDown, Message: fmt.Sprintf("%s is down (%s): start it with poq devnet start %s", p.Name, p.Reason, p.Name)}
 	case devnet.Starting:
-		return &Error{CodeDown, p.Name + " is starting: try again in a moment"}
+		return &Error{Code: CodeDown, Message: p.Name + " is starting: try again in a moment"}
 	}
-	return &Error{CodeDown, fmt.Sprintf("%s does not answer: %v; see poq devnet status", p.Name, err)}
+	return &Error{Code: CodeDown, Message: fmt.Sprintf("%s does not answer: %v; see poq devnet status", p.Name, err)}
 }
 
 // pass hands a request to the peer that it names, and its answer back while it comes.
@@ -170,7 +170,7 @@ func (b *askBody) Read(data []byte) (int, error) {
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
-	line, err := json.Marshal(AskUpdate{Error: &Error{CodePending, fmt.Sprintf(
+	line, err := json.Marshal(AskUpdate{Error: &Error{Code: CodePending, Message: fmt.Sprintf(
 		"%s ended before the task was settled: start it with poq devnet start %s; the order stands, look then with poq ledger tasks", b.peer, b.peer)}})
 	b.tail = bytes.NewReader(append(line, '\n'))
 	return n, err

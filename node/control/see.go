@@ -130,10 +130,10 @@ func (s *Server) find(ctx context.Context, p Peer, meant string) (id peer.ID, na
 	}
 	switch {
 	case len(found) > 1:
-		return "", "", &Error{CodeUsage, fmt.Sprintf("%q may be any of %d peers: give more of the id", meant, len(found))}
+		return "", "", &Error{Code: CodeUsage, Message: fmt.Sprintf("%q may be any of %d peers: give more of the id", meant, len(found))}
 	case len(found) == 0:
 		if id, err = peer.Decode(meant); err != nil {
-			return "", "", &Error{CodeNotFound, fmt.Sprintf("%s knows no peer %q: see poq peers, or give its multiaddr", p.Name, meant)}
+			return "", "", &Error{Code: CodeNotFound, Message: fmt.Sprintf("%s knows no peer %q: see poq peers, or give its multiaddr", p.Name, meant)}
 		}
 		return id, "", nil
 	}
@@ -148,7 +148,7 @@ func (s *Server) connect(ctx context.Context, p Peer, addr string, names map[str
 		info, err = peer.AddrInfoFromP2pAddr(a)
 	}
 	if err != nil {
-		return "", "", &Error{CodeUsage, fmt.Sprintf("%s is no multiaddr that ends in /p2p/ID: %v", addr, err)}
+		return "", "", &Error{Code: CodeUsage, Message: fmt.Sprintf("%s is no multiaddr that ends in /p2p/ID: %v", addr, err)}
 	}
 	if info.ID != p.Node.Host().ID() {
 		err = p.Node.Host().Connect(ctx, a)
@@ -164,7 +164,7 @@ func (s *Server) ping(w http.ResponseWriter, r *http.Request) {
 	}
 	id, name, err := s.find(r.Context(), p, r.URL.Query().Get("to"))
 	if err == nil && id == p.Node.Host().ID() {
-		err = &Error{CodeUsage, fmt.Sprintf("%s is the peer that pings: name another one", p.Name)}
+		err = &Error{Code: CodeUsage, Message: fmt.Sprintf("%s is the peer that pings: name another one", p.Name)}
 	}
 	var rtt time.Duration
 	if err == nil {
@@ -189,7 +189,7 @@ func (s *Server) clock(w http.ResponseWriter, r *http.Request) {
 func (s *Server) log(w http.ResponseWriter, r *http.Request) {
 	p, err := s.peer(r)
 	if err == nil && p.Log == nil {
-		err = &Error{CodeNotFound, p.Name + " keeps no log to show"}
+		err = &Error{Code: CodeNotFound, Message: p.Name + " keeps no log to show"}
 	}
 	if err != nil {
 		replyError(w, err)
@@ -238,7 +238,7 @@ func tail(b []byte) []byte {
 func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	p, err := s.peer(r)
 	if err == nil && p.Metrics == nil {
-		err = &Error{CodeNotFound, p.Name + " has no metrics of its own: peers that are processes have, poq up and poq devnet --processes"}
+		err = &Error{Code: CodeNotFound, Message: p.Name + " has no metrics of its own: peers that are processes have, poq up and poq devnet --processes"}
 	}
 	if err != nil {
 		replyError(w, err)

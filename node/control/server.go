@@ -108,7 +108,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /v1/evidence", s.evidence)
 	mux.HandleFunc("GET /v1/export", s.export)
 	mux.HandleFunc("POST /v1/peers/{name}/{do}", func(w http.ResponseWriter, _ *http.Request) {
-		replyError(w, &Error{CodeUsage, "all peers of this network run in one process: start it with poq devnet --processes"})
+		replyError(w, &Error{Code: CodeUsage, Message: "all peers of this network run in one process: start it with poq devnet --processes"})
 	})
 	return mux
 }
@@ -201,7 +201,7 @@ func (s *Server) peer(r *http.Request) (Peer, error) {
 }
 
 func noPeer(name string, all []string) *Error {
-	return &Error{CodeNotFound, fmt.Sprintf("no peer %q here: there are %s", name, strings.Join(all, ", "))}
+	return &Error{Code: CodeNotFound, Message: fmt.Sprintf("no peer %q here: there are %s", name, strings.Join(all, ", "))}
 }
 
 // oneOrAll returns the peer that a request names, all of them if it names none.
@@ -216,7 +216,7 @@ func (s *Server) oneOrAll(r *http.Request) ([]Peer, error) {
 func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 	var q AskRequest
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&q); err != nil {
-		replyError(w, &Error{CodeUsage, fmt.Sprintf("request: %v", err)})
+		replyError(w, &Error{Code: CodeUsage, Message: fmt.Sprintf("request: %v", err)})
 		return
 	}
 	p, err := s.peer(r)
@@ -265,7 +265,7 @@ func (s *Server) tasks(w http.ResponseWriter, r *http.Request) {
 	n := 20
 	if v := r.URL.Query().Get("n"); err == nil && v != "" {
 		if n, err = strconv.Atoi(v); err != nil || n < 1 {
-			err = &Error{CodeUsage, fmt.Sprintf("n=%s: want a positive number", v)}
+			err = &Error{Code: CodeUsage, Message: fmt.Sprintf("n=%s: want a positive number", v)}
 		}
 	}
 	if err == nil {
@@ -346,11 +346,11 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
 	with := r.URL.Query().Get("with")
 	id, err := peer.Decode(with)
 	if err != nil {
-		replyError(w, &Error{CodeUsage, fmt.Sprintf("%q is neither a peer of this network nor a libp2p peer id", with)})
+		replyError(w, &Error{Code: CodeUsage, Message: fmt.Sprintf("%q is neither a peer of this network nor a libp2p peer id", with)})
 		return
 	}
 	if id == p.Node.Host().ID() {
-		replyError(w, &Error{CodeUsage, p.Name + " can't be compared with itself: name two peers"})
+		replyError(w, &Error{Code: CodeUsage, Message: p.Name + " can't be compared with itself: name two peers"})
 		return
 	}
 	d, err := p.Node.Diff(r.Context(), id)
@@ -448,7 +448,11 @@ func toError(err error) *Error {
 	case errors.Is(err, devnet.ErrIsDown):
 		code = CodeDown
 	}
-	return &Error{code, err.Error()}
+	e := &Error{Code: code, Message: err.Error()}
+	if pending != nil {
+		e.Task = pending.Task
+	}
+	return e
 }
 
 func replyError(w http.ResponseWriter, err error) {
