@@ -15,14 +15,15 @@ const module = "github.com/poqmesh/poq/"
 
 // mayImport says which of the module's packages each top-level package may import, tests included.
 var mayImport = map[string][]string{
-	"crypto":  {},
-	"ledger":  {"crypto"},
-	"quality": {"crypto"},
-	"llm":     {"crypto"},
-	"p2p":     {},
-	"node":    {"crypto", "ledger", "quality", "llm", "p2p"},
-	"cmd":     {"crypto", "ledger", "quality", "llm", "p2p", "node"},
-	"e2e":     {"crypto", "ledger", "quality", "llm", "p2p", "node"},
+	"crypto":   {},
+	"ledger":   {"crypto"},
+	"quality":  {"crypto"},
+	"llm":      {"crypto"},
+	"p2p":      {},
+	"node":     {"crypto", "ledger", "quality", "llm", "p2p"},
+	"cmd":      {"crypto", "ledger", "quality", "llm", "p2p", "node"},
+	"e2e":      {"crypto", "ledger", "quality", "llm", "p2p", "node"},
+	"examples": {"crypto", "ledger", "quality", "llm", "p2p", "node"},
 }
 
 // impure are packages that the settlement core must not know.

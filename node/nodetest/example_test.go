@@ -1,0 +1,27 @@
+package nodetest_test
+
+import (
+	"testing"
+
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/nodetest"
+)
+
+// A test that asks while one of four validators is down.
+func ExampleNewSwarm() {
+	var t *testing.T // that of TestXxx(t *testing.T)
+
+	s := nodetest.NewSwarm(t, nodetest.Validators(4), nodetest.Workers(3))
+	s.Stop("validator-4")
+	got, err := s.Payer().Ask(t.Context(), "hello", node.AskOptions{MaxAnswers: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Outcome != ledger.Paid {
+		t.Errorf("outcome %v", got.Outcome)
+	}
+	s.Start("validator-4")
+	s.Await(got.Task) // everywhere
+	s.CheckLedgers()
+}
