@@ -324,7 +324,7 @@ func TestSettingsComeFromFlagsThenEnvironmentThenFile(t *testing.T) {
 		from[s.Key] = s
 	}
 	for key, want := range map[string][2]string{
-		"roles": {"[worker]", file}, "engine": {"smol,seed=3", "POQ_ENGINE"}, "port": {"5", file}, "log-level": {"debug", "POQ_LOG_LEVEL"}, "bind": {"[]", "default"}, "dir": {dir, "flag"},
+		"roles": {"[worker]", file}, "engine": {"[smol,seed=3]", "POQ_ENGINE"}, "port": {"5", file}, "log-level": {"debug", "POQ_LOG_LEVEL"}, "bind": {"[]", "default"}, "dir": {dir, "flag"},
 	} {
 		if s := from[key]; fmt.Sprint(s.Value) != want[0] || s.From != want[1] {
 			t.Errorf("%s is %v from %s, want %s from %s", key, s.Value, s.From, want[0], want[1])

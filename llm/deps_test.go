@@ -13,7 +13,8 @@ func TestOnlyEnginesCarriesTheWeights(t *testing.T) {
 		"llm/smol":    {"llm"},
 		"llm/extract": {"llm"},
 		"llm/openai":  {"llm"},
-		"llm/engines": {"llm", "llm/extract", "llm/openai", "llm/smol"},
+		"llm/pool":    {"llm"},
+		"llm/engines": {"llm", "llm/extract", "llm/openai", "llm/pool", "llm/smol"},
 	} {
 		out, err := exec.Command("go", "list", "-deps", module+pkg).Output()
 		if err != nil {

@@ -16,12 +16,13 @@ import (
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/llm"
+	"github.com/poqmesh/poq/llm/pool"
 )
 
-// worker answers locked tasks with the node's engine, one after another.
+// worker answers locked tasks with the node's engine: one after another, or as many at a time as a pool lets through.
 type worker struct {
 	node *Node
-	turn chan struct{} // holds one token: an engine uses the cores that there are
+	turn chan struct{} // holds one token: an engine uses the cores that there are; nil if it is a pool, which knows better
 
 	mu    sync.Mutex
 	tasks map[ledger.TaskID]*assignment
@@ -35,7 +36,11 @@ type assignment struct {
 }
 
 func newWorker(n *Node) *worker {
-	return &worker{node: n, turn: make(chan struct{}, 1), tasks: map[ledger.TaskID]*assignment{}}
+	w := &worker{node: n, tasks: map[ledger.TaskID]*assignment{}}
+	if _, paced := n.cfg.engine.(*pool.Pool); !paced {
+		w.turn = make(chan struct{}, 1)
+	}
+	return w
 }
 
 // observe is called from the loop.
@@ -134,11 +139,13 @@ func (w *worker) generate(ctx context.Context, o ledger.Order) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", &llm.DeclineError{Reason: "the prompt could not be fetched"}, err)
 	}
-	select {
-	case w.turn <- struct{}{}:
-		defer func() { <-w.turn }()
-	case <-ctx.Done():
-		return "", ctx.Err()
+	if w.turn != nil {
+		select {
+		case w.turn <- struct{}{}:
+			defer func() { <-w.turn }()
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
 	}
 	begin := time.Now()
 	text, err := w.ask(ctx, string(prompt))

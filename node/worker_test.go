@@ -12,6 +12,7 @@ import (
 
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/llm"
+	"github.com/poqmesh/poq/llm/pool"
 )
 
 func TestTaskSettlesWhateverItsWorkerDoes(t *testing.T) {
@@ -82,6 +83,49 @@ func TestWorkerThatDeclinesDoesNotMakeOthersWait(t *testing.T) {
 	got := s.ask("q", AskOptions{MaxAnswers: 2, AnswerTimeout: ledger.MaxDeadline}) // waiting for that would fail the test
 	if got.Outcome != ledger.Paid || len(got.Answers) != 1 || len(got.Declined) != 1 {
 		t.Errorf("settled as %+v", got)
+	}
+}
+
+func TestPoolAnswersAsManyTasksAtOnceAsItLetsThrough(t *testing.T) {
+	t.Parallel()
+	const most = 3
+	atWork := make(chan struct{}, most)
+	release := make(chan struct{})
+	e := engine(func(ctx context.Context, prompt string) (string, error) {
+		if prompt == "one too many" {
+			return "", errors.New("asked beyond the bounds")
+		}
+		atWork <- struct{}{}
+		select {
+		case <-release:
+			return "an answer", nil
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	})
+	s := startSwarm(t, 4, pool.New(pool.Member{Engine: e, Concurrency: most, Queue: -1}))
+	settled := make(chan ledger.OutcomeKind, most)
+	for i := range most {
+		go func() {
+			settled <- s.ask(fmt.Sprint("q", i), AskOptions{MaxAnswers: 1, AnswerTimeout: ledger.MaxDeadline}).Outcome
+		}()
+	}
+	for range most { // none waits for another
+		select {
+		case <-atWork:
+		case <-time.After(time.Minute):
+			t.Fatal("waited in vain for all to be at work")
+		}
+	}
+	got := s.ask("one too many", AskOptions{MaxAnswers: 1, AnswerTimeout: 3 * time.Second}) // waits for another answer
+	if len(got.Declined) != 1 || got.Declined[0].Reason != "busy: 3 at work, 0 waiting" {
+		t.Errorf("declined with %+v", got.Declined)
+	}
+	close(release)
+	for range most {
+		if o := <-settled; o != ledger.Paid {
+			t.Errorf("settled as %v", o)
+		}
 	}
 }
 

@@ -123,6 +123,9 @@ func setFlag(f *pflag.Flag, value any) error {
 		if !isList {
 			return f.Value.Set(v)
 		}
+		if f.Name == "engine" { // its options follow after commas
+			return list.Replace(strings.Split(v, ";"))
+		}
 		return list.Replace(strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' }))
 	case bool, int64, float64:
 		if isList {
@@ -210,8 +213,8 @@ func distance(a, b string) int {
 func settings(flags *pflag.FlagSet, from map[string]string) (list []setting) {
 	value := func(f *pflag.Flag, text string) any {
 		if l, ok := f.Value.(pflag.SliceValue); ok {
-			if text == f.DefValue { // lists are empty by default
-				return []string{}
+			if text == f.DefValue { // of one word, if any
+				return strings.Fields(strings.Trim(text, "[]"))
 			}
 			return append([]string{}, l.GetSlice()...)
 		}

@@ -296,19 +296,21 @@ func (d *doctor) checkEngine() {
 	if !slices.Contains(d.up.roles, roleWorker) || d.plan.engine == nil {
 		return
 	}
-	remote, ok := d.plan.engine.(*openai.Engine)
-	if !ok {
-		d.ok("engine", "%s is in the program", d.plan.engine.Name())
-		return
+	for _, e := range d.plan.engine.Engines() {
+		remote, ok := e.(*openai.Engine)
+		if !ok {
+			d.ok("engine", "%s is in the program", e.Name())
+			continue
+		}
+		ctx, cancel := context.WithTimeout(d.c.Context(), modelTimeout)
+		models, err := remote.ServerModels(ctx)
+		cancel()
+		if err != nil {
+			d.wrong("engine", "start the model server, or name another with --engine", "%v", err)
+			continue
+		}
+		d.ok("engine", "the model server has %s", plural(len(models), "model", "models"))
 	}
-	ctx, cancel := context.WithTimeout(d.c.Context(), modelTimeout)
-	defer cancel()
-	models, err := remote.ServerModels(ctx)
-	if err != nil {
-		d.wrong("engine", "start the model server, or name another with --engine", "%v", err)
-		return
-	}
-	d.ok("engine", "the model server has %s", plural(len(models), "model", "models"))
 }
 
 func (d *doctor) checkPorts() {

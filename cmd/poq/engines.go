@@ -46,7 +46,7 @@ func workerEngines(n int, all string, each []string) (specs []string, list []llm
 		}
 		specs[i-1] = spec
 	}
-	made := map[string]llm.Engine{} // equal specs share an engine's memory
+	made := map[string]llm.Engine{} // equal specs share an engine: its memory, or its server with the bounds on work
 	list = make([]llm.Engine, n)
 	for i, s := range specs {
 		if made[s] == nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/multiformats/go-multiaddr"
 	"github.com/spf13/cobra"
 
-	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/llm/engines"
+	"github.com/poqmesh/poq/llm/pool"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
 	"github.com/poqmesh/poq/node/token"
@@ -25,8 +25,8 @@ import (
 
 // upFlags are those of poq up.
 type upFlags struct {
-	dir, join, engine, model string
-	roles                    []string
+	dir, join, model         string
+	roles, engines           []string
 	port                     uint16
 	bind, bootstrap, relays  []string
 	announce, allow, deny    []string
@@ -64,13 +64,14 @@ Without --roles the peer is an observer: it follows the ledger and may ask.
 Every flag may be set in the environment or in config.toml too: see poq config --help.`,
 		Example: `  poq up --join poq1... --roles worker
   poq up --roles validator
-  poq up --roles worker --engine openai=http://127.0.0.1:11434/v1,model=llama3.2`,
+  poq up --roles worker --engine openai=http://127.0.0.1:11434/v1,model=llama3.2
+  poq up --roles worker --engine openai=http://gpu.example:8000/v1,concurrency=8 --engine smol`,
 		Args: args(cobra.NoArgs),
 	}
 	c.Flags().StringVar(&f.dir, "dir", defaultDir(), "directory of the peer")
 	c.Flags().StringVar(&f.join, "join", "", "join the network of this token")
 	c.Flags().StringSliceVar(&f.roles, "roles", nil, "what the peer does: worker, validator or both; without a role it observes")
-	c.Flags().StringVar(&f.engine, "engine", "smol", "answer engine of a worker: smol, extract or openai=URL, with options")
+	c.Flags().StringArrayVar(&f.engines, "engine", []string{"smol"}, "answer engine of a worker: smol, extract or openai=URL, with options; if repeated, the first that is well and takes the task answers")
 	c.Flags().StringVar(&f.model, "judge-model", "", "directory of another judge model instead of the one in the binary")
 	c.Flags().Uint16Var(&f.port, "port", defaultPort, "port to listen on, UDP and TCP; 0 takes a free one")
 	c.Flags().StringArrayVar(&f.bind, "bind", nil, "address to listen on instead of all: an IP, IP:PORT or a multiaddr; may be repeated")
@@ -126,7 +127,7 @@ type upPlan struct {
 	nat           p2p.NAT
 	discovery     p2p.Discovery
 	invitation    token.Token
-	engine        llm.Engine
+	engine        *pool.Pool
 	level         slog.Level
 }
 
@@ -164,7 +165,7 @@ func (f *upFlags) check() (p upPlan, err error) {
 	if p.nat.Relays, err = parseAddrs("--relay", f.relays); err != nil {
 		return p, err
 	}
-	if p.engine, err = engines.New(f.engine); err != nil {
+	if p.engine, err = engines.New(f.engines...); err != nil {
 		return p, usagef("--engine: %w", err)
 	}
 	if err := p.level.UnmarshalText([]byte(f.logLevel)); err != nil {
@@ -251,6 +252,7 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 		node.WithLogger(log),
 	}
 	if slices.Contains(roles, roleWorker) {
+		plan.engine.SetLogger(log)
 		opts = append(opts, node.WithEngine(plan.engine))
 	}
 	if slices.Contains(roles, roleValidator) {

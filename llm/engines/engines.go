@@ -8,17 +8,21 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/llm/extract"
 	"github.com/poqmesh/poq/llm/openai"
+	"github.com/poqmesh/poq/llm/pool"
 	"github.com/poqmesh/poq/llm/smol"
 )
 
 // Usage lists the specs that [New] takes, a line each.
 const Usage = `smol[,temperature=T][,seed=N][,top-p=P][,max-tokens=N][,threads=N]
 extract
-openai=URL[,model=NAME][,key-env=VARIABLE][,max-tokens=N]`
+openai=URL[,model=NAME][,key-env=VARIABLE][,max-tokens=N][,timeout=DURATION]
+
+and each with [,concurrency=N][,queue=N]`
 
 // SpecError says what is wrong with a spec and what could stand there instead.
 type SpecError struct {
@@ -30,50 +34,58 @@ func (e *SpecError) Error() string { return fmt.Sprintf("engine %q: %v", e.Spec,
 
 func (e *SpecError) Unwrap() error { return e.Err }
 
-// New makes the engine that spec describes; see [Usage]. It prepares no weights and asks no server yet.
+// New makes a pool of the engines that the specs describe, at least one; see [Usage]. It prepares no weights and asks no server yet.
 // Every error is a *[SpecError].
-func New(spec string) (llm.Engine, error) {
-	engine, err := build(spec)
-	if err != nil {
-		return nil, &SpecError{Spec: password.ReplaceAllString(spec, "//***@"), Err: err}
+func New(specs ...string) (*pool.Pool, error) {
+	if len(specs) == 0 {
+		return nil, &SpecError{Err: errors.New("no engine named")}
 	}
-	return engine, nil
+	var members []pool.Member
+	for _, spec := range specs {
+		m, err := build(spec)
+		if err != nil {
+			return nil, &SpecError{Spec: password.ReplaceAllString(spec, "//***@"), Err: err}
+		}
+		members = append(members, m)
+	}
+	return pool.New(members...), nil
 }
 
 var password = regexp.MustCompile(`//[^/,]*@`)
 
-func build(spec string) (llm.Engine, error) {
+func build(spec string) (m pool.Member, err error) {
 	fields := strings.Split(spec, ",")
 	name, argument, hasArgument := strings.Cut(strings.TrimSpace(fields[0]), "=")
 	k, ok := kinds()[name]
 	switch {
 	case !ok:
-		return nil, fmt.Errorf("no such engine, %s", instead(name, slices.Collect(maps.Keys(kinds()))))
+		return m, fmt.Errorf("no such engine, %s", instead(name, slices.Collect(maps.Keys(kinds()))))
 	case k.argument == "" && hasArgument:
-		return nil, fmt.Errorf("%s takes no value; options follow after a comma", name)
+		return m, fmt.Errorf("%s takes no value; options follow after a comma", name)
 	case k.argument != "" && argument == "":
-		return nil, fmt.Errorf("%s needs a value: %s=%s", name, name, k.argument)
+		return m, fmt.Errorf("%s needs a value: %s=%s", name, name, k.argument)
 	}
+	options := map[string]func(string) error{"concurrency": atMost(&m.Concurrency, maxConcurrency), "queue": atMost(&m.Queue, maxQueue)}
+	maps.Copy(options, k.options)
 	seen := map[string]bool{}
 	for _, field := range fields[1:] {
 		key, value, _ := strings.Cut(strings.TrimSpace(field), "=")
-		set, ok := k.options[key]
+		set, ok := options[key]
 		switch {
-		case !ok && len(k.options) == 0:
-			return nil, fmt.Errorf("%s takes no options", name)
 		case !ok:
-			return nil, fmt.Errorf("no such option %q, %s", key, instead(key, slices.Collect(maps.Keys(k.options))))
+			return m, fmt.Errorf("no such option %q, %s", key, instead(key, slices.Collect(maps.Keys(options))))
 		case seen[key]:
-			return nil, fmt.Errorf("option %s stands twice", key)
+			return m, fmt.Errorf("option %s stands twice", key)
 		case value == "":
-			return nil, fmt.Errorf("option %s needs a value, %s=VALUE", key, key)
+			return m, fmt.Errorf("option %s needs a value, %s=VALUE", key, key)
 		}
 		seen[key] = true
 		if err := set(value); err != nil {
-			return nil, fmt.Errorf("%s=%s: %w", key, value, err)
+			return m, fmt.Errorf("%s=%s: %w", key, value, err)
 		}
 	}
-	return k.make(argument)
+	m.Engine, err = k.make(argument)
+	return m, err
 }
 
 // kind is how one engine is made.
@@ -106,6 +118,7 @@ func kinds() map[string]kind {
 				"model":      text(&o.Model),
 				"key-env":    text(&o.KeyEnv),
 				"max-tokens": count(&o.MaxTokens),
+				"timeout":    duration(&o.Timeout),
 			},
 			make: func(url string) (llm.Engine, error) { o.BaseURL = url; return openai.New(o) },
 		},
@@ -138,6 +151,30 @@ func count(to *int) func(string) error {
 	return func(v string) (err error) {
 		if *to, err = strconv.Atoi(v); err != nil || *to < 1 {
 			return errors.New("want a whole number, 1 or more")
+		}
+		return nil
+	}
+}
+
+// What a worker can make use of: a task's fee is lost on an answer that comes too late.
+const (
+	maxConcurrency = 256
+	maxQueue       = 4096
+)
+
+func atMost(to *int, most int) func(string) error {
+	return func(v string) error {
+		if err := count(to)(v); err != nil || *to > most {
+			return fmt.Errorf("want a whole number from 1 to %d", most)
+		}
+		return nil
+	}
+}
+
+func duration(to *time.Duration) func(string) error {
+	return func(v string) (err error) {
+		if *to, err = time.ParseDuration(v); err != nil || *to <= 0 {
+			return errors.New("want a time like 30s")
 		}
 		return nil
 	}

@@ -15,8 +15,9 @@ func TestSpecMakesTheEngineItNames(t *testing.T) {
 		{"smol,temperature=0.9,seed=7,max-tokens=64,top-p=0.95,threads=1", "smol", "SmolLM2-135M-Instruct-Q4_1"},
 		{" smol , temperature=0 ", "smol", "SmolLM2-135M-Instruct-Q4_1"},
 		{"extract", "extract", "extract-1"},
+		{"extract,concurrency=4,queue=9", "extract", "extract-1"},
 		{"openai=http://127.0.0.1:11434/v1,model=qwen2.5:0.5b", "openai", "qwen2.5:0.5b"},
-		{"openai=https://api.example.com/v1,model=m,key-env=POQ_TEST_KEY,max-tokens=9", "openai", "m"},
+		{"openai=https://api.example.com/v1,model=m,key-env=POQ_TEST_KEY,max-tokens=9,timeout=30s,concurrency=2", "openai", "m"},
 	} {
 		e, err := engines.New(c.spec)
 		if err != nil {
@@ -35,7 +36,7 @@ func TestWrongSpecSaysWhatCouldStandThere(t *testing.T) {
 		{"smoll", `did you mean "smol"? (have extract, openai, smol)`},
 		{"gpt", "no such engine, have extract, openai, smol"},
 		{"smol=7", "smol takes no value; options follow after a comma"},
-		{"smol,temprature=1", `no such option "temprature", did you mean "temperature"? (have max-tokens, seed, temperature, threads, top-p)`},
+		{"smol,temprature=1", `no such option "temprature", did you mean "temperature"? (have concurrency, max-tokens, queue, seed, temperature, threads, top-p)`},
 		{"smol,temperature=hot", "temperature=hot: want a number"},
 		{"smol,temperature=3", "temperature is 3, want 0 to 2"},
 		{"smol,temperature=NaN", "temperature is NaN, want 0 to 2"},
@@ -47,7 +48,11 @@ func TestWrongSpecSaysWhatCouldStandThere(t *testing.T) {
 		{"smol,seed", "option seed needs a value, seed=VALUE"},
 		{"smol,seed=1,seed=2", "option seed stands twice"},
 		{"smol,", `no such option ""`},
-		{"extract,seed=1", "extract takes no options"},
+		{"extract,seed=1", `no such option "seed", have concurrency, queue`},
+		{"extract,concurrency=0", "concurrency=0: want a whole number from 1 to 256"},
+		{"extract,queue=1000000", "queue=1000000: want a whole number from 1 to 4096"},
+		{"openai=http://host/v1,timeout=30", "timeout=30: want a time like 30s"},
+		{"openai=http://host/v1,timeout=-1s", "timeout=-1s: want a time like 30s"},
 		{"openai", "openai needs a value: openai=http://127.0.0.1:11434/v1"},
 		{"openai=127.0.0.1:11434", "is no URL like http://127.0.0.1:11434/v1"},
 		{"openai=ftp://host/v1", "is no URL like"},

@@ -8,7 +8,7 @@
 //
 //	no connection within 5 s            error that names the address
 //	status 429 or 503                   up to 4 attempts, waiting as Retry-After says but at most 30 s, else 0.5 s, 1 s, 2 s
-//	nothing for 2 minutes               error; models that must be loaded first take long
+//	nothing for Options.Timeout         error; 2 minutes unless set, since models that must be loaded first take long
 //	answer over 256 KB, stream over 16 MB   error
 //	stream cut before its end           error
 //	context ends                        the connection is closed at once

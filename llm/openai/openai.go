@@ -43,6 +43,10 @@ type Options struct {
 
 	// MaxTokens is the length of an answer where the request sets none; zero stands for [DefaultMaxTokens].
 	MaxTokens int
+
+	// Timeout is how long the server may send nothing before it is given up; zero stands for 2 minutes, since models that must be
+	// loaded first take long.
+	Timeout time.Duration
 }
 
 // Engine asks a server. Make one with [New]. It is safe for concurrent use and keeps no connection open between requests.
@@ -78,12 +82,17 @@ func New(o Options) (*Engine, error) {
 		return nil, errors.New("the server address has a password in it: put the key into an environment variable and name that")
 	case u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("server address %q has a query: leave it out", o.BaseURL)
+	case o.Timeout < 0:
+		return nil, fmt.Errorf("timeout is %s, want more than nothing", o.Timeout)
 	case o.MaxTokens < 0:
 		return nil, fmt.Errorf("max-tokens is %d, want 1 or more", o.MaxTokens)
 	}
 	e := &Engine{base: strings.TrimRight(o.BaseURL, "/"), model: o.Model, keyEnv: o.KeyEnv, maxTokens: o.MaxTokens, limits: defaultLimits}
 	if e.maxTokens == 0 {
 		e.maxTokens = DefaultMaxTokens
+	}
+	if o.Timeout > 0 {
+		e.limits.silence = o.Timeout
 	}
 	if o.KeyEnv != "" {
 		if e.key = strings.TrimSpace(os.Getenv(o.KeyEnv)); e.key == "" {
@@ -349,6 +358,11 @@ type StatusError struct {
 
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("%s answers %d %s: %s", e.url, e.Status, http.StatusText(e.Status), e.Message)
+}
+
+// OfPrompt says whether the server found fault with the prompt only, and may be well.
+func (e *StatusError) OfPrompt() bool {
+	return e.Status == http.StatusBadRequest || e.Status == http.StatusRequestEntityTooLarge || e.Status == http.StatusUnprocessableEntity
 }
 
 func (e *StatusError) about(words ...string) bool {
