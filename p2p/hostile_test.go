@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
@@ -117,6 +118,24 @@ func TestFloodOfInvalidMessagesEndsInABan(t *testing.T) {
 	flood(t, g.gossip(t, a), 1<<20, func(i int) string { return fmt.Sprint("bad ", i) })
 	g.endsBanned(t, a)
 	g.responds(t, "still here")
+}
+
+func TestPeerThatIsNotHeardAnyMoreIsBannedForWhatItSaidBefore(t *testing.T) {
+	g := newTarget(t, Config{})
+	a := g.attack(t)
+	scored := func(score float64) {
+		g.victim.scored(map[peer.ID]*pubsub.PeerScoreSnapshot{a.ID(): {Score: score}})
+	}
+	scored(graylistThreshold - 1) // many that share its address, say
+	for range 6 {                 // too few for a ban
+		g.victim.Fault(a.ID(), FaultInvalid)
+	}
+	scored(graylistThreshold)
+	if !g.victim.Scores()[a.ID()].BannedUntil.IsZero() {
+		t.Error("banned without reason")
+	}
+	scored(graylistThreshold - 1)
+	g.endsBanned(t, a)
 }
 
 // attackProtected connects a hostile peer to a victim that protects it, as a validator would be.

@@ -52,8 +52,13 @@ func (h *Host) scored(scores map[peer.ID]*pubsub.PeerScoreSnapshot) {
 	totals := make(map[peer.ID]float64, len(scores))
 	for p, s := range scores {
 		totals[p] = s.Score
-		if s.Score < graylistThreshold {
-			h.standings.forgetWaiting(p)
+		if s.Score >= graylistThreshold {
+			continue
+		}
+		h.standings.forgetWaiting(p)
+		// Nothing of it is heard any more, so that it could never do as much as is banned.
+		if h.standings.held(p) >= banPoints/2 {
+			h.standings.ban(p, FaultInvalid)
 		}
 	}
 	h.totals.Store(&totals)

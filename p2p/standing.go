@@ -12,8 +12,8 @@ import (
 )
 
 // Fault is something that a peer did which costs others and helps nobody. Each kind weighs a number of points,
-// which are halved every two minutes. They lower the peer's score; at 40 it is disconnected and kept
-// out for ten minutes.
+// which are halved every two minutes. They lower the peer's score; at 40, or at 20 if its score is
+// so low that gossip hears nothing of it any more, it is disconnected and kept out for ten minutes.
 type Fault uint8
 
 const (
