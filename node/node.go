@@ -76,6 +76,7 @@ type config struct {
 	genesis  *ledger.Genesis
 	identity *keystore.Identity
 	engine   llm.Engine
+	policy   Policy
 	judge    quality.Judge
 	logger   *slog.Logger
 	listen   []multiaddr.Multiaddr
@@ -116,6 +117,11 @@ func WithIdentity(id keystore.Identity) Option {
 // WithEngine makes the node a worker that answers with e.
 func WithEngine(e llm.Engine) Option {
 	return func(c *config) error { c.engine = e; return nil }
+}
+
+// WithPolicy says which tasks a worker takes.
+func WithPolicy(p Policy) Option {
+	return func(c *config) error { c.policy = p; return nil }
 }
 
 // WithJudge gives a validator its judge, which must be the genesis's. Nodes of one process should

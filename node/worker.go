@@ -120,6 +120,9 @@ func (w *worker) prepare(ctx context.Context, task ledger.TaskID, o ledger.Order
 	if !errors.Is(err, store.ErrNotFound) {
 		return m, err
 	}
+	if err := n.cfg.policy.check(o); err != nil {
+		return nil, err
+	}
 	text, err := w.generate(ctx, o)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,6 +126,42 @@ func TestPoolAnswersAsManyTasksAtOnceAsItLetsThrough(t *testing.T) {
 	for range most {
 		if o := <-settled; o != ledger.Paid {
 			t.Errorf("settled as %v", o)
+		}
+	}
+}
+
+func TestWorkerDeclinesWhatItsPolicyExcludes(t *testing.T) {
+	t.Parallel()
+	s := newSwarm(t, 4, says("everybody's"), says("dear"), says("a friend's"), says("nobody's"))
+	for i, p := range []Policy{
+		{},
+		{MinFee: 2 * ledger.Credit},
+		{Payers: []ledger.AccountID{testIdentity(t, "somebody").Account.Public(), s.payer.id.Account.Public()}},
+		{Payers: []ledger.AccountID{testIdentity(t, "somebody").Account.Public()}},
+	} {
+		s.workers[i].opts = append(s.workers[i].opts, WithPolicy(p))
+	}
+	s.start(s.all()...)
+	for _, c := range []struct {
+		fee    ledger.Amount
+		answer []string
+		reason []string
+	}{
+		{2*ledger.Credit - 1, []string{"a friend's", "everybody's"}, []string{"worker-2: fee too low: 1.999999, this worker takes 2.000000 or more", "worker-4: payer not served"}},
+		{2 * ledger.Credit, []string{"a friend's", "dear", "everybody's"}, []string{"worker-4: payer not served"}},
+	} {
+		got := s.ask(fmt.Sprintf("for %d", c.fee), AskOptions{Fee: c.fee, MaxAnswers: 4, AnswerTimeout: ledger.MaxDeadline, ScoreTimeout: ledger.MaxDeadline})
+		var answers, reasons []string
+		for _, a := range got.Answers {
+			answers = append(answers, a.Text)
+		}
+		for _, d := range got.Declined {
+			reasons = append(reasons, d.Worker.Name+": "+d.Reason)
+		}
+		slices.Sort(answers)
+		slices.Sort(reasons)
+		if !slices.Equal(answers, c.answer) || !slices.Equal(reasons, c.reason) {
+			t.Errorf("for a fee of %d: answers %q, declined %q; want %q, %q", c.fee, answers, reasons, c.answer, c.reason)
 		}
 	}
 }

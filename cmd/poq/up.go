@@ -15,6 +15,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 	"github.com/spf13/cobra"
 
+	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/llm/engines"
 	"github.com/poqmesh/poq/llm/pool"
 	"github.com/poqmesh/poq/node"
@@ -35,6 +36,8 @@ type upFlags struct {
 	portMap, relayService    bool
 	passphrase               passphraseFlag
 	metrics                  string
+	minFee                   credits
+	payers                   []string
 }
 
 // defaultPort is where a peer listens unless it is told otherwise, over UDP and TCP.
@@ -72,6 +75,8 @@ Every flag may be set in the environment or in config.toml too: see poq config -
 	c.Flags().StringVar(&f.join, "join", "", "join the network of this token")
 	c.Flags().StringSliceVar(&f.roles, "roles", nil, "what the peer does: worker, validator or both; without a role it observes")
 	c.Flags().StringArrayVar(&f.engines, "engine", []string{"smol"}, "answer engine of a worker: smol, extract or openai=URL, with options; if repeated, the first that is well and takes the task answers")
+	c.Flags().Var(&f.minFee, "min-fee", "a worker declines tasks whose whole fee is below this")
+	c.Flags().StringSliceVar(&f.payers, "payers", nil, "a worker declines tasks of others than these accounts; may be repeated")
 	c.Flags().StringVar(&f.model, "judge-model", "", "directory of another judge model instead of the one in the binary")
 	c.Flags().Uint16Var(&f.port, "port", defaultPort, "port to listen on, UDP and TCP; 0 takes a free one")
 	c.Flags().StringArrayVar(&f.bind, "bind", nil, "address to listen on instead of all: an IP, IP:PORT or a multiaddr; may be repeated")
@@ -128,6 +133,7 @@ type upPlan struct {
 	discovery     p2p.Discovery
 	invitation    token.Token
 	engine        *pool.Pool
+	policy        node.Policy
 	level         slog.Level
 }
 
@@ -167,6 +173,14 @@ func (f *upFlags) check() (p upPlan, err error) {
 	}
 	if p.engine, err = engines.New(f.engines...); err != nil {
 		return p, usagef("--engine: %w", err)
+	}
+	p.policy.MinFee = ledger.Amount(f.minFee)
+	for _, text := range f.payers {
+		var a ledger.AccountID
+		if err := a.UnmarshalText([]byte(text)); err != nil {
+			return p, usagef("--payers %s: %w: see poq keys show account", text, err)
+		}
+		p.policy.Payers = append(p.policy.Payers, a)
 	}
 	if err := p.level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return p, usagef("--log-level %s: want debug, info, warn or error", f.logLevel)
@@ -253,7 +267,7 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 	}
 	if slices.Contains(roles, roleWorker) {
 		plan.engine.SetLogger(log)
-		opts = append(opts, node.WithEngine(plan.engine))
+		opts = append(opts, node.WithEngine(plan.engine), node.WithPolicy(plan.policy))
 	}
 	if slices.Contains(roles, roleValidator) {
 		judge, closeJudge, e := loadJudge(ctx, f.model)

@@ -265,6 +265,10 @@ func TestErrorsHaveTheirCodes(t *testing.T) {
 			t.Errorf("%v: %s, want %s", err, got, want)
 		}
 	}
+	// Who is told that a task is not settled must be able to look it up.
+	if task := (ledger.TaskID{7}); toError(fmt.Errorf("ask: %w", &node.PendingError{Task: task, Err: errors.New("late")})).Task != task {
+		t.Error("the error of a task that was ordered does not name it")
+	}
 }
 
 func TestErrorsOfRequestsAreDocumentsWithAStatus(t *testing.T) {
