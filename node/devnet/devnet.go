@@ -258,3 +258,32 @@ func (d *Devnet) WaitEqual(ctx context.Context) error {
 		}
 	}
 }
+
+// CheckLedgers waits as WaitEqual does, verifies the ledger of each peer that runs, and returns an error that names the
+// first one that is wrong, has more or fewer credits than the genesis, or differs from another. No task may be open.
+func (d *Devnet) CheckLedgers(ctx context.Context) error {
+	if err := d.WaitEqual(ctx); err != nil {
+		return err
+	}
+	var first string
+	for i, p := range d.Running() {
+		l := p.Node.Ledger()
+		if _, err := l.Verify(); err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+		sum := l.Summary()
+		total := int64(sum.Escrow)
+		for _, a := range sum.Accounts {
+			total += a.Balance
+		}
+		if supply := int64(d.Genesis.Supply()); total != supply {
+			return fmt.Errorf("%s holds %s credits of %s", p.Name, ledger.FormatAmount(total), ledger.FormatAmount(supply))
+		}
+		if holds := fmt.Sprint(sum, l.Digest()); i == 0 {
+			first = holds
+		} else if holds != first {
+			return fmt.Errorf("%s holds\n%s\nand %s\n%s", d.Running()[0].Name, first, p.Name, holds)
+		}
+	}
+	return nil
+}
