@@ -8,7 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -65,7 +65,11 @@ func Detect(ctx context.Context, urls []string) []Server {
 	found := make([]*Server, len(urls))
 	var wg sync.WaitGroup
 	for i, u := range urls {
-		wg.Go(func() { found[i] = detect(ctx, u) })
+		e, err := New(Options{BaseURL: u})
+		if err != nil {
+			continue
+		}
+		wg.Go(func() { found[i] = e.detect(ctx) })
 	}
 	wg.Wait()
 	var servers []Server
@@ -78,11 +82,7 @@ func Detect(ctx context.Context, urls []string) []Server {
 }
 
 // detect returns nil if no server that speaks the protocol is at the address.
-func detect(ctx context.Context, base string) *Server {
-	e, err := New(Options{BaseURL: base})
-	if err != nil {
-		return nil
-	}
+func (e *Engine) detect(ctx context.Context) *Server {
 	ctx, cancel := context.WithTimeout(ctx, detectTimeout)
 	defer cancel()
 	s := &Server{URL: e.base, Models: []string{}}
@@ -118,10 +118,7 @@ func (e *Engine) kind(ctx context.Context, list modelList, header http.Header) s
 	case owner == "vllm":
 		return "vLLM"
 	}
-	own, err := New(Options{BaseURL: strings.TrimSuffix(e.base, "/v1")})
-	if err != nil {
-		return "other"
-	}
+	own := &Engine{base: strings.TrimSuffix(e.base, "/v1"), http: e.http}
 	for _, k := range []struct{ path, field, name string }{{"/api/version", "version", "Ollama"}, {"/api/v0/models", "data", "LM Studio"}} {
 		resp, err := own.do(ctx, http.MethodGet, k.path, nil)
 		if err != nil {
@@ -136,15 +133,24 @@ func (e *Engine) kind(ctx context.Context, list modelList, header http.Header) s
 	return "other"
 }
 
+// plain are names that mean nothing else to a shell or to package engines: the line is there to be pasted.
+var plain = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$|^/[A-Za-z0-9._:/@+-]+$`)
+
+// embeds are words in the names of models that make no text.
+var embeds = regexp.MustCompile(`(?i)embed|rerank`)
+
 // Spec returns the text from which package engines makes an engine for the server: for its first model that is not named as one
-// for embeddings or ranking. It is empty if there is none.
+// for embeddings or ranking. It names no model if the server has one only, with a name that a shell would take apart. It is empty
+// if there is none.
 func (s Server) Spec() string {
-	i := slices.IndexFunc(s.Models, func(m string) bool {
-		low := strings.ToLower(m)
-		return !strings.Contains(low, "embed") && !strings.Contains(low, "rerank") && !strings.ContainsAny(m, ", '\"\\$`")
-	})
-	if i < 0 {
-		return ""
+	for _, m := range s.Models {
+		switch {
+		case embeds.MatchString(m):
+		case plain.MatchString(m):
+			return "openai=" + s.URL + ",model=" + m
+		case len(s.Models) == 1:
+			return "openai=" + s.URL
+		}
 	}
-	return "openai=" + s.URL + ",model=" + s.Models[i]
+	return ""
 }

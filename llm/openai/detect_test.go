@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 func TestServersAreTheKindTheySay(t *testing.T) {
@@ -24,7 +25,7 @@ func TestServersAreTheKindTheySay(t *testing.T) {
 		header string
 		paths  map[string]string
 		want   *Server // URL left out; nil: no model server
-		model  string  // of the spec
+		model  string  // of the spec; "-" if it names none, "" if there is no spec
 	}{
 		{"Ollama", 200, "", map[string]string{"/v1/models": models("library", "nomic-embed-text", "llama3.2:latest"), "/api/version": `{"version":"0.5.7"}`}, &Server{Kind: "Ollama", Models: []string{"nomic-embed-text", "llama3.2:latest"}}, "llama3.2:latest"},
 		{"Ollama without a model", 200, "", map[string]string{"/v1/models": `{"object":"list","data":null}`, "/api/version": `{"version":"0.5.7"}`}, &Server{Kind: "Ollama", Models: []string{}, Problem: "it has no model yet"}, ""},
@@ -34,6 +35,8 @@ func TestServersAreTheKindTheySay(t *testing.T) {
 		{"LM Studio", 200, "", map[string]string{"/v1/models": models("organization_owner", "qwen2.5-7b"), "/api/v0/models": models("", "qwen2.5-7b")}, &Server{Kind: "LM Studio", Models: []string{"qwen2.5-7b"}}, "qwen2.5-7b"},
 		{"another", 200, "", map[string]string{"/v1/models": models("me", "a,b", "c")}, &Server{Kind: "other", Models: []string{"a,b", "c"}}, "c"},
 		{"names that would write on the terminal", 200, "", map[string]string{"/v1/models": models("me", `\u001b[2Jx`, "fine")}, &Server{Kind: "other", Models: []string{"fine"}}, "fine"},
+		{"a name that a shell would run", 200, "", map[string]string{"/v1/models": models("me", "$(reboot)", "a;reboot", "-rf", "b")}, &Server{Kind: "other", Models: []string{"$(reboot)", "a;reboot", "-rf", "b"}}, "b"},
+		{"only model with an odd name", 200, "", map[string]string{"/v1/models": models("llamacpp", "C:/My Models/x.gguf")}, &Server{Kind: "llama.cpp", Models: []string{"C:/My Models/x.gguf"}}, "-"},
 		{"a web page", 200, "nginx", map[string]string{"/v1/models": "<html>hello</html>"}, nil, ""},
 		{"other JSON", 200, "", map[string]string{"/v1/models": `{"models":[]}`}, nil, ""},
 		{"a page behind a password", 401, "nginx", map[string]string{"/v1/models": "<html>401</html>"}, nil, ""},
@@ -77,7 +80,11 @@ func TestServersAreTheKindTheySay(t *testing.T) {
 				t.Fatalf("found %+v, want %+v", got, *c.want)
 			}
 			spec := ""
-			if c.model != "" {
+			switch c.model {
+			case "":
+			case "-":
+				spec = "openai=" + s.URL + "/v1"
+			default:
 				spec = "openai=" + s.URL + "/v1,model=" + c.model
 			}
 			if got[0].Spec() != spec {
@@ -119,4 +126,41 @@ func TestAddressToDetectAtIsHostPortOrURL(t *testing.T) {
 			t.Errorf("%q: the error shows the password: %v", at, err)
 		}
 	}
+}
+
+// roundTrip is a transport made of a function.
+type roundTrip func(*http.Request) *http.Response
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r), nil }
+
+func FuzzDetect(f *testing.F) {
+	f.Add(200, "llama.cpp", `{"object":"list","data":[{"id":"a","owned_by":"vllm"},{"id":"b, c"}]}`)
+	f.Add(200, "", `{"object":"list","data":null,"version":"1"}`)
+	f.Add(401, "", `{"error":{"message":"no key"}}`)
+	f.Add(200, "", `{"data":[{"id":"\u001b[2J"},{"id":7}]}`)
+	f.Add(200, "", `{"data":[{"id":"\u009b2J"},{"id":"\u202eevil"}]}`)
+	f.Fuzz(func(t *testing.T, status int, header, body string) {
+		e, err := New(Options{BaseURL: "http://host/v1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.http = &http.Client{Transport: roundTrip(func(r *http.Request) *http.Response {
+			return &http.Response{StatusCode: status, Header: http.Header{"Server": {header}}, Body: io.NopCloser(strings.NewReader(body)), Request: r}
+		}), CheckRedirect: e.http.CheckRedirect}
+		s := e.detect(t.Context())
+		if s == nil {
+			return
+		}
+		if s.Kind == "" || (len(s.Models) == 0) != (s.Problem != "") {
+			t.Errorf("found %+v", s)
+		}
+		for _, m := range append(s.Models, s.Problem) {
+			if strings.ContainsFunc(m, func(r rune) bool { return !unicode.IsPrint(r) }) || len(m) > 4*maxModelName+100 {
+				t.Errorf("unfit for a table: %q", m)
+			}
+		}
+		if strings.ContainsAny(s.Spec(), " ;&|<>()$`\\\"'*?[]#~!{}\n") {
+			t.Errorf("unfit to be pasted: %q", s.Spec())
+		}
+	})
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/poqmesh/poq/llm"
 )
@@ -417,7 +418,7 @@ func (e *Engine) words(s string) string {
 		s = strings.ReplaceAll(s, e.key, "***")
 	}
 	s = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
