@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,11 +21,13 @@ import (
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
 	"github.com/poqmesh/poq/node/devnet"
+	"github.com/poqmesh/poq/node/gateway"
 )
 
 type devnetFlags struct {
 	workers, validators int
 	dir, engine, model  string
+	api                 string
 	workerEngines       []string
 	seed                uint64
 	asks                []string
@@ -67,6 +70,7 @@ again to see what the others make of it:
 	c.Flags().StringArrayVar(&f.workerEngines, "worker-engine", nil, "answer engine of one worker, as N=SPEC; may be repeated")
 	c.Flags().StringVar(&f.model, "judge-model", "", "directory of another judge model instead of the one in the binary")
 	c.Flags().StringArrayVar(&f.asks, "ask", nil, "ask this, print the settlement, verify the ledgers and exit; may be repeated")
+	c.Flags().StringVar(&f.api, "api", "127.0.0.1:0", "where the payer serves an API for clients of OpenAI, as HOST:PORT; port 0 takes a free one, \"\" serves none")
 	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log what the peers do to stderr")
 	c.Flags().BoolVar(&f.processes, "processes", false, "run every peer in a process of its own")
 	c.RunE = func(c *cobra.Command, _ []string) error { return runDevnet(c, g, f) }
@@ -135,6 +139,14 @@ func runDevnet(c *cobra.Command, g *globals, f devnetFlags) (err error) {
 	var peers []control.Peer
 	for _, p := range d.Peers {
 		peers = append(peers, control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node})
+	}
+	if f.api != "" && len(f.asks) == 0 {
+		api, e := gateway.Serve(f.api, d.Payer().Node)
+		if e != nil {
+			return usagef("--api: %w", e)
+		}
+		defer func() { err = errors.Join(err, api.Close()) }()
+		peers[len(peers)-1].API = api.URL()
 	}
 	server, err := control.Serve(versionText(), dir, peers)
 	if err != nil {
@@ -245,6 +257,7 @@ func printCard(w io.Writer, s control.Status, forgotten bool) {
 	fmt.Fprintf(w, `
 Data            %s%s
 Control socket  %s
+API             %s
 
 Now, in another terminal:
   poq ask "Who wrote Pride and Prejudice, and when was it published?"
@@ -253,7 +266,7 @@ Now, in another terminal:
   poq ledger verify
 
 Every peer of the network can read what is asked. Ctrl-C ends the network.
-`, s.Dir, kept, s.Socket)
+`, s.Dir, kept, s.Socket, cmp.Or(s.Peers[len(s.Peers)-1].API, "none"))
 }
 
 // printPeers shows each peer on a line; those that are processes of their own with number and state.

@@ -19,12 +19,14 @@ import (
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
 	"github.com/poqmesh/poq/node/devnet"
+	"github.com/poqmesh/poq/node/gateway"
 	"github.com/poqmesh/poq/quality/crossencoder"
 )
 
 // peerFlags are those of one peer's process, which poq devnet --processes starts.
 type peerFlags struct {
 	dir, name, socket, engine, model string
+	api                              string
 	look                             devnet.Look
 	verbose                          bool
 }
@@ -39,6 +41,7 @@ func newPeer() *cobra.Command {
 	run.Flags().DurationVar(&f.look.Most, "look", 0, "how long to look for them before it is ready all the same")
 	run.Flags().StringVar(&f.engine, "engine", "", "answer engine of a worker")
 	run.Flags().StringVar(&f.model, "judge-model", "", "judge of a validator: a directory, or nothing for the one in the binary")
+	run.Flags().StringVar(&f.api, "api", "", "where a payer serves an API for clients of OpenAI")
 	run.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log what the peer does to stderr")
 	run.RunE = func(c *cobra.Command, _ []string) error { return runPeer(c, f) }
 	c := group("peer", "Run one peer of a network of processes", run)
@@ -54,6 +57,8 @@ func (f peerFlags) arguments(role devnet.Role) []string {
 		a = append(a, "--judge-model="+f.model)
 	case devnet.Worker:
 		a = append(a, "--engine="+f.engine)
+	case devnet.Payer:
+		a = append(a, "--api="+f.api)
 	}
 	if f.verbose {
 		a = append(a, "-v")
@@ -95,7 +100,16 @@ func runPeer(c *cobra.Command, f peerFlags) (err error) {
 			err = errors.Join(err, p.Node.Close())
 		}
 	}()
-	server, err := control.ServePeer(versionText(), f.dir, f.socket, control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node, Metrics: registry, Log: recent})
+	peer := control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node, Metrics: registry, Log: recent}
+	if f.api != "" {
+		api, e := gateway.Serve(f.api, p.Node)
+		if e != nil {
+			return usagef("--api: %w", e)
+		}
+		defer func() { err = errors.Join(err, api.Close()) }()
+		peer.API = api.URL()
+	}
+	server, err := control.ServePeer(versionText(), f.dir, f.socket, peer)
 	if err != nil {
 		return err
 	}
@@ -135,7 +149,7 @@ func runProcesses(c *cobra.Command, g *globals, f devnetFlags, dir string, specs
 	conf := devnet.ProcessConfig{
 		Dir: dir, Validators: f.validators, Workers: f.workers, Judge: judge, Stderr: c.ErrOrStderr(),
 		Command: func(p devnet.Peer, look devnet.Look) *exec.Cmd {
-			flags := peerFlags{dir: dir, name: p.Name, socket: name.Peer(p.Name), model: f.model, look: look, verbose: f.verbose}
+			flags := peerFlags{dir: dir, name: p.Name, socket: name.Peer(p.Name), model: f.model, api: f.api, look: look, verbose: f.verbose}
 			if p.Role == devnet.Worker {
 				flags.engine = specs[p.Index]
 			}

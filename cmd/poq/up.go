@@ -20,6 +20,7 @@ import (
 	"github.com/poqmesh/poq/llm/pool"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
+	"github.com/poqmesh/poq/node/gateway"
 	"github.com/poqmesh/poq/node/token"
 	"github.com/poqmesh/poq/p2p"
 )
@@ -35,7 +36,7 @@ type upFlags struct {
 	verbose, mdns            bool
 	portMap, relayService    bool
 	passphrase               passphraseFlag
-	metrics                  string
+	metrics, api             string
 	minFee                   credits
 	payers                   []string
 }
@@ -90,6 +91,7 @@ Every flag may be set in the environment or in config.toml too: see poq config -
 	c.Flags().StringArrayVar(&f.relays, "relay", nil, "multiaddr of a relay to be reached through when nobody can dial this peer, ending in /p2p/ID; may be repeated")
 	c.Flags().BoolVar(&f.relayService, "relay-service", true, "let others be reached through this peer while it is publicly reachable")
 	c.Flags().StringVar(&f.metrics, "metrics", "", "serve /metrics, /healthz and /readyz at HOST:PORT; without a host on this machine alone")
+	c.Flags().StringVar(&f.api, "api", "", "serve an API for clients of OpenAI at HOST:PORT, which spends this peer's credits; on this machine alone")
 	c.Flags().StringVar(&f.logLevel, "log-level", "info", "what to log: debug, info, warn or error")
 	c.Flags().StringVar(&f.logFormat, "log-format", "text", "how to log to stderr: text or json")
 	f.passphrase.add(c.Flags())
@@ -287,6 +289,14 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 		}
 	}()
 	peer := control.Peer{Name: upName(n), Role: rolesText(roles), Node: n, Metrics: registry, Log: recent}
+	if f.api != "" {
+		api, e := gateway.Serve(f.api, n)
+		if e != nil {
+			return usagef("--api: %w", e)
+		}
+		defer func() { err = errors.Join(err, api.Close()) }()
+		peer.API = api.URL()
+	}
 	server, err := control.Serve(versionText(), f.dir, []control.Peer{peer})
 	if err != nil {
 		return err
@@ -351,6 +361,9 @@ func printUp(w io.Writer, s control.Status) {
 	fmt.Fprintf(w, "Peer            %s (%s)\nPeer id         %s\nAccount         %s, %s credits\n", p.Name, p.Role, p.PeerID, p.Account, formatAmount(p.Balance))
 	if p.Engine != "" {
 		fmt.Fprintf(w, "Engine          %s\n", p.Engine)
+	}
+	if p.API != "" {
+		fmt.Fprintf(w, "API             %s\n", p.API)
 	}
 	for i, a := range p.Addrs {
 		fmt.Fprintf(w, "%-15s %s\n", []string{"Listening on", ""}[min(i, 1)], a)

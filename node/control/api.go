@@ -37,6 +37,7 @@ type PeerInfo struct {
 	PeerID  string           `json:"peer_id"`
 	Addrs   []string         `json:"addrs"`
 	Engine  string           `json:"engine,omitempty"` // a worker's
+	API     string           `json:"api,omitempty"`    // base URL for clients of OpenAI, where it is served
 	State   devnet.State     `json:"state"`
 	PID     int              `json:"pid,omitempty"`     // 0 when it is down
 	Reason  string           `json:"reason,omitempty"`  // why it is down

@@ -29,6 +29,7 @@ type Peer struct {
 	Node       *node.Node
 	Metrics    prometheus.Gatherer // nil: metrics are not registered
 	Log        *Log                // nil: the log is not kept
+	API        string              // base URL of the peer's gateway, "" without one
 }
 
 // Server answers on a control socket.
@@ -165,7 +166,7 @@ func (s *Server) Status() Status {
 		st.Peers = s.proxy.infos()
 	}
 	for _, p := range s.peers {
-		info := PeerInfo{State: devnet.Up, PID: st.PID, Name: p.Name, Role: p.Role, Account: p.Node.Account(), Balance: p.Node.Ledger().Account(p.Node.Account()).Balance, PeerID: p.Node.Host().ID().String()}
+		info := PeerInfo{State: devnet.Up, PID: st.PID, Name: p.Name, API: p.API, Role: p.Role, Account: p.Node.Account(), Balance: p.Node.Ledger().Account(p.Node.Account()).Balance, PeerID: p.Node.Host().ID().String()}
 		for _, a := range p.Node.Host().Addrs() {
 			info.Addrs = append(info.Addrs, a.String())
 		}

@@ -1,0 +1,278 @@
+package gateway
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/node"
+)
+
+// request is the body of a request: what is read of it. Other fields are ignored.
+type request struct {
+	Model         string    `json:"model"`
+	Messages      []message `json:"messages"` // of chat completions
+	Prompt        texts     `json:"prompt"`   // of completions
+	N             *int      `json:"n"`
+	Stop          texts     `json:"stop"`
+	Stream        bool      `json:"stream"`
+	StreamOptions struct {
+		IncludeUsage bool `json:"include_usage"`
+	} `json:"stream_options"`
+	PoQ struct {
+		Fee             ledger.Amount `json:"fee"` // µ-credits
+		MaxAnswers      int           `json:"max_answers"`
+		AnswerTimeoutMS int64         `json:"answer_timeout_ms"`
+		ScoreTimeoutMS  int64         `json:"score_timeout_ms"`
+		Stream          string        `json:"stream"`
+	} `json:"poq"`
+
+	ignored []string // fields that were given and have no effect
+}
+
+// message is one of a chat.
+type message struct {
+	Role    string  `json:"role"`
+	Content content `json:"content"`
+}
+
+// content is a text, or parts of one.
+type content struct{ parts []part }
+
+type part struct {
+	Type string `json:"type"`
+	Text string `json:"text"`
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (c *content) UnmarshalJSON(data []byte) error {
+	if len(data) > 0 && data[0] == '[' {
+		return json.Unmarshal(data, &c.parts)
+	}
+	c.parts = []part{{Type: "text"}}
+	return json.Unmarshal(data, &c.parts[0].Text)
+}
+
+// texts is a list of strings, or one string.
+type texts []string
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (t *texts) UnmarshalJSON(data []byte) error {
+	if len(data) > 0 && data[0] == '"' {
+		*t = make(texts, 1)
+		return json.Unmarshal(data, &(*t)[0])
+	}
+	return json.Unmarshal(data, (*[]string)(t))
+}
+
+// withoutEffect are fields that clients send out of habit: an order does not carry them to the workers.
+var withoutEffect = []string{
+	"best_of", "frequency_penalty", "logit_bias", "max_completion_tokens", "max_tokens", "presence_penalty", "reasoning_effort", "seed", "temperature", "top_p",
+}
+
+// refused are fields that change what an answer is, so that an answer without them would be a wrong one. The values listed are
+// those that ask for nothing.
+var refused = map[string][]string{
+	"audio":           {`null`},
+	"echo":            {`null`, `false`},
+	"function_call":   {`null`, `"none"`, `"auto"`},
+	"functions":       {`null`, `[]`},
+	"logprobs":        {`null`, `false`},
+	"modalities":      {`null`, `["text"]`},
+	"response_format": {`null`, `{"type":"text"}`},
+	"suffix":          {`null`, `""`},
+	"tool_choice":     {`null`, `"none"`, `"auto"`},
+	"tools":           {`null`, `[]`},
+}
+
+// maxStops bounds the texts to stop at, as OpenAI does.
+const maxStops = 4
+
+// parse reads a body and checks what does not depend on the kind of request.
+func parse(body []byte) (*request, error) {
+	q := new(request)
+	var fields map[string]json.RawMessage
+	err := json.Unmarshal(body, &fields)
+	if err == nil {
+		err = json.Unmarshal(body, q)
+	}
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		return nil, badRequest(wrong.Field, "", "%s can't be a %s", cmp.Or(wrong.Field, "the request"), wrong.Value)
+	}
+	if err != nil {
+		return nil, badRequest("", "", "the request is not JSON: %v", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(refused)) {
+		var v bytes.Buffer
+		if raw, given := fields[name]; !given || json.Compact(&v, raw) == nil && slices.Contains(refused[name], v.String()) {
+			continue
+		}
+		return nil, badRequest(name, "unsupported_parameter", "%s is not supported: the network answers in plain text, and knows no tools", name)
+	}
+	for _, name := range withoutEffect {
+		if raw, given := fields[name]; given && string(raw) != "null" {
+			q.ignored = append(q.ignored, name)
+		}
+	}
+	switch {
+	case q.Model == "":
+		return nil, badRequest("model", "", "the request names no model: use %s", Model)
+	case q.Model != Model:
+		return nil, noModel(q.Model)
+	case q.N != nil && (*q.N < 1 || *q.N > ledger.MaxAnswers):
+		return nil, badRequest("n", "", "n is %d, want 1 to %d", *q.N, ledger.MaxAnswers)
+	case len(q.Stop) > maxStops:
+		return nil, badRequest("stop", "", "%d texts to stop at, want at most %d", len(q.Stop), maxStops)
+	case slices.Contains(q.Stop, ""):
+		return nil, badRequest("stop", "", "a text to stop at is empty")
+	case q.PoQ.Stream != "" && q.PoQ.Stream != "settled":
+		return nil, badRequest("poq.stream", "unsupported_value", "poq.stream is %q, want \"settled\"", q.PoQ.Stream)
+	}
+	for name, ms := range map[string]int64{"poq.answer_timeout_ms": q.PoQ.AnswerTimeoutMS, "poq.score_timeout_ms": q.PoQ.ScoreTimeoutMS} {
+		if ms < 0 || ms > ledger.MaxDeadline.Milliseconds() {
+			return nil, badRequest(name, "", "%s is %d, want %d to %d", name, ms, ledger.MinDeadline.Milliseconds(), ledger.MaxDeadline.Milliseconds())
+		}
+	}
+	return q, nil
+}
+
+// choices is how many answers the client wants.
+func (q *request) choices() int {
+	if q.N == nil {
+		return 1
+	}
+	return *q.N
+}
+
+// options are the terms of the order. Whoever wants several answers asks for as many; else the node knows how many are worth
+// waiting for.
+func (q *request) options() node.AskOptions {
+	o := node.AskOptions{
+		Fee: q.PoQ.Fee, MaxAnswers: q.PoQ.MaxAnswers,
+		AnswerTimeout: time.Duration(q.PoQ.AnswerTimeoutMS) * time.Millisecond,
+		ScoreTimeout:  time.Duration(q.PoQ.ScoreTimeoutMS) * time.Millisecond,
+	}
+	if n := q.choices(); n > 1 && o.MaxAnswers == 0 {
+		o.MaxAnswers = n
+	}
+	return o
+}
+
+// Names of turns in a rendered conversation.
+var speakers = map[string]string{"user": "User", "assistant": "Assistant"}
+
+// render makes one prompt of a chat. A single message of the user is the prompt as it stands. Else system messages come first, in
+// their order, then the turns, all apart by an empty line. Where there is more than one turn, each begins with "User: " or
+// "Assistant: ". The last turn is the user's. So the judge, which reads beginning and end of what is long, sees what the answers
+// must obey and what was asked.
+func render(messages []message) (string, error) {
+	var rules, turns, who []string
+	for i, m := range messages {
+		text, err := m.text(i)
+		if err != nil {
+			return "", err
+		}
+		switch m.Role {
+		case "system", "developer":
+			rules = append(rules, text)
+		case "user", "assistant":
+			turns, who = append(turns, text), append(who, m.Role)
+		case "tool", "function":
+			return "", badRequest(fmt.Sprintf("messages[%d].role", i), "unsupported_value", "messages of tools are not supported")
+		default:
+			return "", badRequest(fmt.Sprintf("messages[%d].role", i), "", "role %q, want system, developer, user or assistant", m.Role)
+		}
+	}
+	if len(turns) == 0 || who[len(who)-1] != "user" {
+		return "", badRequest("messages", "", "the last message must be one of the user")
+	}
+	if strings.TrimSpace(turns[len(turns)-1]) == "" {
+		return "", badRequest("messages", "", "the last message is empty")
+	}
+	if len(turns) > 1 {
+		for i := range turns {
+			turns[i] = speakers[who[i]] + ": " + turns[i]
+		}
+	}
+	return strings.Join(append(rules, turns...), "\n\n"), nil
+}
+
+// text joins the parts of a message.
+func (m message) text(i int) (string, error) {
+	var parts []string
+	for j, p := range m.Content.parts {
+		if p.Type != "text" {
+			return "", badRequest(fmt.Sprintf("messages[%d].content[%d].type", i, j), "unsupported_value", "content of type %q is not supported: the network reads text alone", p.Type)
+		}
+		parts = append(parts, p.Text)
+	}
+	return strings.Join(parts, "\n\n"), nil
+}
+
+// chatPrompt is the prompt of a chat completion.
+func chatPrompt(q *request) (string, error) { return render(q.Messages) }
+
+// textPrompt is the prompt of a completion.
+func textPrompt(q *request) (string, error) {
+	switch {
+	case len(q.Prompt) != 1:
+		return "", badRequest("prompt", "", "%d prompts, want one text", len(q.Prompt))
+	case strings.TrimSpace(q.Prompt[0]) == "":
+		return "", badRequest("prompt", "", "the prompt is empty")
+	}
+	return q.Prompt[0], nil
+}
+
+// cut ends a text before the first of the texts to stop at.
+func (q *request) cut(text string) string {
+	for _, s := range q.Stop {
+		text, _, _ = strings.Cut(text, s)
+	}
+	return text
+}
+
+// apiError is an error in the shape that clients of OpenAI know.
+type apiError struct {
+	status  int
+	ordered bool // a client that tries again pays again
+
+	Message string   `json:"message"`
+	Type    string   `json:"type"`
+	Param   *string  `json:"param"`
+	Code    *string  `json:"code"`
+	PoQ     *outcome `json:"poq,omitempty"`
+}
+
+// Error returns the message.
+func (e *apiError) Error() string { return e.Message }
+
+func newError(status int, kind, code, format string, a ...any) *apiError {
+	e := &apiError{status: status, Type: kind, Message: fmt.Sprintf(format, a...)}
+	if code != "" {
+		e.Code = &code
+	}
+	return e
+}
+
+func badRequest(param, code, format string, a ...any) *apiError {
+	e := newError(http.StatusBadRequest, "invalid_request_error", code, format, a...)
+	if param != "" {
+		e.Param = &param
+	}
+	return e
+}
+
+func noModel(name string) *apiError {
+	e := badRequest("model", "model_not_found", "there is no model %q: use %s", name, Model)
+	e.status = http.StatusNotFound
+	return e
+}
