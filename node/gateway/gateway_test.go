@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,9 +48,9 @@ func after(text string) engine {
 }
 
 // network starts a real network of one validator.
-func network(t *testing.T, engines ...llm.Engine) *node.Node {
+func network(t testing.TB, engines ...llm.Engine) *node.Node {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	d, err := devnet.Start(ctx, devnet.Config{Dir: t.TempDir(), Validators: 1, Engines: engines, Judge: lengthJudge{}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -64,7 +65,7 @@ func network(t *testing.T, engines ...llm.Engine) *node.Node {
 }
 
 // serve serves the gateway.
-func serve(t *testing.T, n gateway.Asker) *gateway.Server {
+func serve(t testing.TB, n gateway.Asker) *gateway.Server {
 	t.Helper()
 	s, err := gateway.Serve("127.0.0.1:0", n)
 	if err != nil {
@@ -78,7 +79,7 @@ func serve(t *testing.T, n gateway.Asker) *gateway.Server {
 	return s
 }
 
-func post(t *testing.T, ctx context.Context, url, body string) (*http.Response, error) {
+func post(t testing.TB, ctx context.Context, url, body string) (*http.Response, error) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
@@ -118,7 +119,7 @@ type answer struct {
 	}
 }
 
-func ask(t *testing.T, url, body string) (status int, header http.Header, a answer) {
+func ask(t testing.TB, url, body string) (status int, header http.Header, a answer) {
 	t.Helper()
 	r, err := post(t, t.Context(), url, body)
 	if err != nil {
@@ -401,5 +402,37 @@ func TestWebPagesOfOthersAreRefused(t *testing.T) {
 		if got.StatusCode != c.status || got.Header.Get("Access-Control-Allow-Origin") != "" {
 			t.Errorf("%s: %d, want %d", name, got.StatusCode, c.status)
 		}
+	}
+}
+
+// inside sums up the time that requests spend in Ask.
+type inside struct {
+	gateway.Asker
+	last time.Duration
+}
+
+func (i *inside) Ask(ctx context.Context, prompt string, o node.AskOptions) (*node.Settlement, error) {
+	begin := time.Now()
+	defer func() { i.last = time.Since(begin) }()
+	return i.Asker.Ask(ctx, prompt, o)
+}
+
+// BenchmarkOverhead tells what the gateway adds to a task with an instant engine: client, connection and JSON on both sides
+// included.
+func BenchmarkOverhead(b *testing.B) {
+	n := &inside{Asker: network(b, after("a"))}
+	url := serve(b, n).URL() + "/completions"
+	var over, task []time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		if status, _, a := ask(b, url, `{"model":"poq-best","prompt":"X","poq":{"fee":1000}}`); status != http.StatusOK {
+			b.Fatalf("%d %+v", status, a.Error)
+		}
+		over, task = append(over, time.Since(begin)-n.last), append(task, n.last)
+	}
+	for name, d := range map[string][]time.Duration{"overhead": over, "task": task} {
+		slices.Sort(d)
+		b.ReportMetric(float64(d[len(d)/2].Microseconds()), name+"-p50-us")
+		b.ReportMetric(float64(d[len(d)*99/100].Microseconds()), name+"-p99-us")
 	}
 }
