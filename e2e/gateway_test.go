@@ -129,3 +129,19 @@ func TestAPIIsServedToThisMachineAlone(t *testing.T) {
 	u := newUser(t)
 	u.poq("devnet", "--validators", "1", "--workers", "1", "--engine", "extract", "--api", "0.0.0.0:0").fails(2, "--api")
 }
+
+func TestPeerServesTheAPIWhenItIsToldTo(t *testing.T) {
+	t.Parallel()
+	m := newMachines(t, 1)
+	validator := m.up("validator-1", "--roles", "validator")
+	if api := validator.card.Peers[0].API; api != "" {
+		t.Errorf("an API is served that nobody asked for: %s", api)
+	}
+	invitation := validator.token()
+	m.up("worker", "--roles", "worker", "--engine", "extract", "--join", invitation)
+	c := m.up("payer", "--join", invitation, "--api", "127.0.0.1:0").client()
+	got, err := c.Chat.Completions.New(t.Context(), aboutPassage("Who built the lighthouse on Gull Rock?"), option.WithJSONSet("poq.max_answers", 1)) // it may not have met the worker yet
+	if err != nil || !strings.Contains(got.Choices[0].Message.Content, "Marta Lindqvist") {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
