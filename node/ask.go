@@ -183,14 +183,19 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 }
 
 // likelyAnswers is how many answers are worth waiting for: a task that asks for more than there are workers stays open
-// until its answer deadline.
+// until its answer deadline. One that asks for fewer has them race for the places, and those that validators see in
+// another order may be judged by too few.
 func (n *Node) likelyAnswers() int {
 	workers := 0
 	if n.worker != nil {
 		workers++
 	}
-	for _, p := range n.host.Peers() {
-		if h, ok := n.host.Hello(p); ok && slices.Contains(h.Labels, labelWorker) {
+	for _, p := range n.topics[ledger.TopicOrder].Peers() {
+		h, ok := n.host.Hello(p)
+		if !ok { // it has yet to say what it does
+			return DefaultMaxAnswers
+		}
+		if slices.Contains(h.Labels, labelWorker) {
 			workers++
 		}
 	}

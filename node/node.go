@@ -441,6 +441,9 @@ func (n *Node) Err() error {
 // WaitReady returns when this node sees so many others in every gossip topic and, on a validator, has
 // a link to every other validator that it is connected to, so that what it sends reaches them at once.
 func (n *Node) WaitReady(ctx context.Context, others int) error {
+	if err := n.host.WaitForHello(ctx, others); err != nil { // it asks as many workers as it knows of
+		return err
+	}
 	for name, t := range n.topics {
 		if err := t.WaitForPeers(ctx, others); err != nil {
 			return fmt.Errorf("waiting for peers in topic %s: %w", name, err)

@@ -367,6 +367,7 @@ func (g *greeter) introduce(p peer.ID) {
 	if g.met != nil {
 		g.met(p)
 	}
+	g.h.watch.wake(p)
 }
 
 // with waits for the end of the next hello with p, of which the channel tells.
@@ -383,6 +384,25 @@ func (g *greeter) with(p peer.ID) (<-chan heard, func()) {
 		defer g.mu.Unlock()
 		if delete(g.wait[p], c); len(g.wait[p]) == 0 {
 			delete(g.wait, p)
+		}
+	}
+}
+
+// WaitForHello returns when n peers are connected and have said hello.
+func (h *Host) WaitForHello(ctx context.Context, n int) error {
+	changed, stop := h.watch.add(anyPeer)
+	defer stop()
+	for {
+		peers := h.Peers()
+		if len(peers) >= n {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("p2p: %d of %d peers have said hello: %w", len(peers), n, ctx.Err())
+		case <-h.ctx.Done():
+			return ErrClosed
 		}
 	}
 }

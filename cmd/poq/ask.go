@@ -16,6 +16,7 @@ import (
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
+	"github.com/poqmesh/poq/node/devnet"
 )
 
 func newAsk(g *globals) *cobra.Command {
@@ -43,7 +44,7 @@ func newAsk(g *globals) *cobra.Command {
 	c.Flags().StringVar(&dir, "dir", "", "directory of the network to ask, if several run")
 	c.Flags().StringVar(&file, "file", "", "text that the prompt is about; - reads it from stdin")
 	c.Flags().Var(&fee, "fee", "what answering and judging is worth to you (default 1.000000)")
-	c.Flags().IntVar(&answers, "max-answers", 0, fmt.Sprintf("answers to judge, 1 to %d (default: one for each worker that the peer is connected to, at most %d)", ledger.MaxAnswers, node.DefaultMaxAnswers))
+	c.Flags().IntVar(&answers, "max-answers", 0, fmt.Sprintf("answers to judge, 1 to %d (default: one for each worker of a devnet, else for each that the peer is connected to, at most %d)", ledger.MaxAnswers, node.DefaultMaxAnswers))
 	c.Flags().DurationVar(&answerTimeout, "answer-timeout", node.DefaultAnswerTimeout, "how long workers may take")
 	c.Flags().DurationVar(&scoreTimeout, "score-timeout", 0, "how long workers and judges together may take (default twice the answer timeout, at least 1m)")
 	batch.add(c)
@@ -64,6 +65,13 @@ func newAsk(g *globals) *cobra.Command {
 		client, err := dial(c, dir)
 		if err != nil {
 			return err
+		}
+		if peers := client.Status.Peers; len(peers) > 1 && !c.Flags().Changed("max-answers") {
+			for _, p := range peers {
+				if p.Role == string(devnet.Worker) && p.State != devnet.Down {
+					terms.MaxAnswers = min(terms.MaxAnswers+1, ledger.MaxAnswers)
+				}
+			}
 		}
 		validators := 0
 		if n, err := client.Node(c.Context(), "", control.Look{}); err == nil { // else Ask says what is wrong
