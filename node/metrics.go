@@ -90,7 +90,7 @@ func newMeter() *meter {
 		m.spans.WithLabelValues(span)
 	}
 	for _, stage := range []ledger.Stage{ledger.StageLock, ledger.StageSeal, ledger.StageSettle} {
-		m.votes.WithLabelValues(stageName(stage))
+		m.votes.WithLabelValues(stage.String())
 	}
 	for _, stage := range []string{"seal", "settle"} {
 		m.rounds.WithLabelValues(stage)
@@ -219,18 +219,7 @@ func (m *meter) received(v ledger.Message) {
 	m.messages.WithLabelValues(kind).Inc()
 }
 
-func (m *meter) cast(l ledger.Leaf) { m.votes.WithLabelValues(stageName(l.Stage)).Inc() }
-
-func stageName(s ledger.Stage) string {
-	switch s {
-	case ledger.StageLock:
-		return "lock"
-	case ledger.StageSeal:
-		return "seal"
-	default:
-		return "settle"
-	}
-}
+func (m *meter) cast(l ledger.Leaf) { m.votes.WithLabelValues(l.Stage.String()).Inc() }
 
 // turn is called after each turn of the loop.
 func (m *meter) turn(open int, signing bool) {

@@ -6,12 +6,13 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"regexp"
 	"time"
 
 	"github.com/poqmesh/poq/node/genesis"
+	"github.com/poqmesh/poq/node/wholefile"
 )
 
 // bundle is a tar.gz of texts. What goes in is named one by one: nothing is copied from the directory but the genesis.
@@ -44,18 +45,13 @@ func (b *bundle) addJSON(name string, v any) error {
 
 // writeBundle writes what was found, and what explains it, to a file. The file appears when it is whole.
 func (d *doctor) writeBundle(path string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
+	err := wholefile.Replace(path, func(w io.Writer) error {
+		zip := gzip.NewWriter(w)
+		b := &bundle{tar.NewWriter(zip), time.Now()}
+		return errors.Join(d.fill(b), b.tar.Close(), zip.Close())
+	})
 	if err != nil {
 		return fmt.Errorf("writing the bundle: %w", err)
-	}
-	zip := gzip.NewWriter(f)
-	b := &bundle{tar.NewWriter(zip), time.Now()}
-	err = errors.Join(d.fill(b), b.tar.Close(), zip.Close(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("writing the bundle: %w", err), os.Remove(f.Name()))
 	}
 	return nil
 }
