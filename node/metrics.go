@@ -163,6 +163,9 @@ func (m *meter) observe(e Event) {
 	case ledger.Locked:
 		s.locked = e.Time
 		span(spanLock, s.ordered)
+		if s.ordered.IsZero() { // the certificate overtook the order
+			s.ordered = e.Time
+		}
 		m.steps.Add(e.Task, s)
 	case ledger.Sealed:
 		span(spanSeal, s.locked)
