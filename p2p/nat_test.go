@@ -147,7 +147,7 @@ func (n *internet) home(t testing.TB, relay *Host, cfg Config) *Host {
 	cfg.NAT.Relays = append(cfg.NAT.Relays, relay.Addrs()...)
 	cfg.reach = network.ReachabilityPrivate
 	h := n.host(t, false, cfg)
-	waitUntil(t, h, func() bool { return len(through(h)) > 0 && punches(h) })
+	waitUntil(t, h, func() bool { return reserved(h) && punches(h) })
 	return h
 }
 
@@ -170,6 +170,10 @@ func waitUntil(t testing.TB, h *Host, ok func() bool) {
 
 // punches says whether a host's hole punching has begun, which it does not before it has heard of a public address.
 func punches(h *Host) bool { return slices.Contains(h.host.Mux().Protocols(), holepunch.Protocol) }
+
+// reserved says whether a host has a place at a relay and knows of it: libp2p changes the addresses, and tells of that, each
+// in its own time.
+func reserved(h *Host) bool { return len(through(h)) > 0 && len(h.Reachability().Relays) > 0 }
 
 // through are the addresses of a host at relays.
 func through(h *Host) (addrs []multiaddr.Multiaddr) {
@@ -282,7 +286,7 @@ func TestConnectedPeerThatServesAsRelayIsFound(t *testing.T) {
 	relay := n.relay(t, "")
 	home := n.host(t, false, Config{reach: network.ReachabilityPrivate}) // told of no relay
 	connect(t, home, relay)
-	waitUntil(t, home, func() bool { return len(through(home)) > 0 })
+	waitUntil(t, home, func() bool { return reserved(home) })
 	if r := home.Reachability().Relays; len(r) != 1 || r[0] != relay.ID() {
 		t.Errorf("relays %v", r)
 	}
@@ -298,7 +302,7 @@ func TestPlainRelayIsUsed(t *testing.T) {
 	cfg := Config{NAT: NAT{Relays: addrs}, reach: network.ReachabilityPrivate}
 	a, b := n.host(t, false, cfg), n.host(t, false, cfg)
 	n.close(a, b)
-	waitUntil(t, b, func() bool { return len(through(b)) > 0 })
+	waitUntil(t, b, func() bool { return reserved(b) })
 	connectThrough(t, a, b)
 	if p := a.Path(b.ID()); p != PathRelayed {
 		t.Errorf("path %q", p)
@@ -310,7 +314,7 @@ func TestRelayIsSoughtOnceHolesCanBePunched(t *testing.T) {
 	relay := n.relay(t, "")
 	home := n.host(t, false, Config{reach: network.ReachabilityUnknown})
 	connect(t, home, relay)
-	waitUntil(t, home, func() bool { return len(through(home)) > 0 })
+	waitUntil(t, home, func() bool { return reserved(home) })
 	if !punches(home) {
 		t.Error("others may come before their holes are punched")
 	}
