@@ -225,7 +225,7 @@ const (
 	// relaySeek is when a host looks for a relay at the latest.
 	relaySeek = 10 * time.Second
 	// identifyTimeout bounds waiting for what a peer speaks.
-	identifyTimeout = 5 * time.Second
+	identifyTimeout = 3 * time.Second
 	// leadMin and leadMax bound the back-off between attempts to reach a relayed peer directly.
 	leadMin = time.Minute
 	leadMax = 10 * time.Minute

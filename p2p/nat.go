@@ -18,7 +18,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
-	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 	"github.com/prometheus/client_golang/prometheus"
@@ -324,27 +323,30 @@ func (t *traversal) AllowConnect(src peer.ID, _ multiaddr.Multiaddr, _ peer.ID) 
 	return t.member(src)
 }
 
-// member waits until a connected peer has said what it speaks, and tells whether it is of this network.
+// member tells whether a connected peer is of this network, and waits until it has said so: identify tells the protocols that a
+// host served a moment ago, and those of one that has just started come after.
 func (t *traversal) member(p peer.ID) bool {
 	select {
 	case <-t.ready:
 	default:
 		return false
 	}
-	ids, ok := t.h.host.(interface{ IDService() identify.IDService })
-	if !ok {
-		return false
-	}
 	ctx, cancel := context.WithTimeout(t.h.ctx, identifyTimeout)
 	defer cancel()
-	for _, c := range t.h.host.Network().ConnsToPeer(p) {
+	for {
+		changed := t.change()
+		switch {
+		case t.h.speaks(p, protocol.ID(t.h.id(lightName))):
+			return true
+		case t.h.host.Network().Connectedness(p) == network.NotConnected:
+			return false
+		}
 		select {
-		case <-ids.IDService().IdentifyWait(c):
+		case <-changed:
 		case <-ctx.Done():
 			return false
 		}
 	}
-	return t.h.speaks(p, protocol.ID(t.h.id(lightName)))
 }
 
 // speaks says whether a peer is known to serve a protocol.

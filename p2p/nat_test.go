@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/marcopolo/simnet"
@@ -163,7 +164,7 @@ func waitUntil(t testing.TB, h *Host, ok func() bool) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			t.Fatal("it did not happen")
+			t.Fatalf("it did not happen: at %v, %+v", through(h), h.Reachability())
 		}
 	}
 }
@@ -263,6 +264,25 @@ func TestRelayServesOnlyItsNetwork(t *testing.T) {
 	}
 	if relay.nat.AllowReserve("unknown", nil) {
 		t.Error("a peer that is not connected was served")
+	}
+}
+
+func TestRelayServesWhoSaysALittleLaterThatItIsOfTheNetwork(t *testing.T) {
+	n := new(internet)
+	relay := n.relay(t, "one")
+	newcomer := n.plain(t, false)
+	if err := newcomer.Connect(deadline(t), peer.AddrInfo{ID: relay.ID(), Addrs: relay.host.Addrs()}); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, relay, func() bool {
+		known, err := relay.host.Peerstore().GetProtocols(newcomer.ID())
+		return err == nil && len(known) > 0
+	})
+	served := make(chan bool)
+	go func() { served <- relay.nat.AllowReserve(newcomer.ID(), nil) }()
+	newcomer.SetStreamHandler(protocol.ID(relay.id(lightName)), func(s network.Stream) { _ = s.Reset() })
+	if !<-served {
+		t.Error("refused")
 	}
 }
 
