@@ -154,6 +154,18 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 	case o.AnswerTimeout < ledger.MinDeadline || o.AnswerTimeout > o.ScoreTimeout || o.ScoreTimeout > ledger.MaxDeadline:
 		return nil, fmt.Errorf("%w: deadlines of %v and %v, want %v to %v in this order", ErrBadOption, o.AnswerTimeout, o.ScoreTimeout, ledger.MinDeadline, ledger.MaxDeadline)
 	}
+	m, err := n.signOrder(prompt, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.store.Flush(); err != nil { // orders that are given at the same time share a write to disk
+		return nil, fmt.Errorf("keeping the order: %w", err)
+	}
+	return m, nil
+}
+
+// signOrder signs the next order of the own account and puts it into the store, where it is not durable yet.
+func (n *Node) signOrder(prompt string, o AskOptions) (*ledger.OrderMessage, error) {
 	n.askMu.Lock()
 	defer n.askMu.Unlock()
 	account, unlocked := n.accountAndUnlockedFees()

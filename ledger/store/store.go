@@ -431,18 +431,15 @@ func (s *Store) PutBlob(data []byte) error {
 	})
 }
 
-// PutOwn keeps an order of this peer, to be sent again after a restart, and waits until it is
-// durable: a payer that forgot an order would sign another one with its nonce.
+// PutOwn keeps an order of this peer, to be sent again after a restart. Nobody may see it before a [Store.Flush]
+// that came after has returned: a payer that forgot an order would sign another one with its nonce. Orders become
+// durable in the order in which they were put, so what a crash takes are the last ones.
 func (s *Store) PutOwn(nonce uint64, m *ledger.OrderMessage) error {
 	_, data := ledger.Encode(m)
-	err := s.change(func(w *write) error {
+	return s.change(func(w *write) error {
 		w.set(ownKey(nonce), data)
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return s.Flush()
 }
 
 // DeleteOwn forgets an own order that is settled.

@@ -358,6 +358,30 @@ func TestTextsAndOwnOrdersAreKept(t *testing.T) {
 	}
 }
 
+func TestCrashTakesNoOwnOrderThatWasFlushedAndTheLastOnesOnly(t *testing.T) {
+	c, dir := newChain(t), t.TempDir()
+	s := openStore(t, dir, c.genesis)
+	const orders, flushed = 300, 200
+	for i := range uint64(orders) {
+		o := ledger.Order{Payer: c.payer.Public(), Nonce: i, Fee: 5}
+		must(t, s.PutOwn(i, &ledger.OrderMessage{Order: ledger.Sign(c.domain, c.payer, o), Prompt: []byte("p")}))
+		if i == flushed-1 {
+			must(t, s.Flush())
+		}
+	}
+	s = openStore(t, crash(t, dir), c.genesis)
+	own, err := s.OwnOrders()
+	must(t, err)
+	if len(own) < flushed {
+		t.Errorf("%d orders are left, %d were durable", len(own), flushed)
+	}
+	for i, m := range own {
+		if m.Order.Statement.Nonce != uint64(i) {
+			t.Fatalf("order %d has nonce %d: one before it is lost", i, m.Order.Statement.Nonce)
+		}
+	}
+}
+
 func TestOwnAnswerIsKept(t *testing.T) {
 	c, dir := newChain(t), t.TempDir()
 	s := openStore(t, dir, c.genesis)
