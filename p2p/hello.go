@@ -33,15 +33,21 @@ type Hello struct {
 	Version string
 	// Labels say what the host does, for people: at most 8, each of at most 64 printable ASCII characters.
 	Labels []string
+	// Offers are what peers may ask the host for, by name: at most MaxOffers, each of 1 to MaxOffer printable ASCII characters
+	// without spaces, ascending, none twice. [Host.Offer] changes them later.
+	Offers []string
 }
 
 // Bounds of a hello.
 const (
+	MaxOffers = 32 // names
+	MaxOffer  = 64 // bytes of a name
+
 	maxGenesis = 64
 	maxText    = 64
 	maxLabels  = 8
 	// maxHello bounds the frame; what a later version may add has room in it.
-	maxHello = 2 << 10
+	maxHello = 4 << 10
 )
 
 // helloID leaves the network out, so that hosts of two networks understand each other well enough to say so.
@@ -56,10 +62,23 @@ func (h Hello) validate() error {
 			return fmt.Errorf("hello says %.80q: want at most %d printable ASCII characters", s, maxText)
 		}
 	}
+	if len(h.Offers) > MaxOffers {
+		return fmt.Errorf("hello offers %d things: at most %d", len(h.Offers), MaxOffers)
+	}
+	for i, s := range h.Offers {
+		if !ValidOffer(s) || i > 0 && s <= h.Offers[i-1] {
+			return fmt.Errorf("hello offers %.80q: want 1 to %d printable ASCII characters without spaces, ascending", s, MaxOffer)
+		}
+	}
 	if h.Oldest > h.Protocol {
 		return fmt.Errorf("hello understands protocol %d at least, and speaks %d", h.Oldest, h.Protocol)
 	}
 	return nil
+}
+
+// ValidOffer says whether a name may stand in [Hello.Offers].
+func ValidOffer(name string) bool {
+	return name != "" && len(name) <= MaxOffer && readable(name) && !strings.Contains(name, " ")
 }
 
 // readable says whether a peer's text may be shown on a terminal.
@@ -75,6 +94,8 @@ type greeting struct {
 	nonce   [16]byte // drawn when the host starts: two nonces of one peer at a time are two processes
 	// double says that another process with the receiver's identity is at this address; empty if nothing is known of one.
 	double []byte
+	// revision counts the changes of the offers, for the later hellos of a process overtake each other.
+	revision uint32
 }
 
 func (g greeting) encode() []byte {
@@ -90,6 +111,11 @@ func (g greeting) encode() []byte {
 		text([]byte(l))
 	}
 	text(g.double)
+	b = binary.BigEndian.AppendUint32(b, g.revision)
+	b = append(b, byte(len(g.Offers)))
+	for _, o := range g.Offers {
+		text([]byte(o))
+	}
 	return b
 }
 
@@ -118,6 +144,18 @@ func decodeGreeting(data []byte) (g greeting, err error) {
 		g.Labels = append(g.Labels, string(text()))
 	}
 	g.double = text()
+	if r.Len() > 0 { // hosts that know of no offers end here
+		if e := binary.Read(r, binary.BigEndian, &g.revision); e != nil {
+			err = errors.New("hello is cut off")
+		}
+		n, e := r.ReadByte()
+		if err != nil || e != nil || n > MaxOffers {
+			return greeting{}, fmt.Errorf("%w: hello is cut off or offers too much", errFrame)
+		}
+		for range n {
+			g.Offers = append(g.Offers, string(text()))
+		}
+	}
 	if err == nil {
 		err = g.validate()
 	}
@@ -150,11 +188,11 @@ func agree(mine, theirs greeting) *Refusal {
 
 // greeter says hello on every new connection and knows what came of it.
 type greeter struct {
-	h    *Host
-	mine greeting
-	met  func(peer.ID) // Config.Met
+	h   *Host
+	met func(peer.ID) // Config.Met
 
 	mu    sync.Mutex
+	mine  greeting
 	conns map[network.Conn]*met
 	wait  map[peer.ID]map[chan heard]struct{}
 	known Double
@@ -166,7 +204,8 @@ type greeter struct {
 type met struct {
 	theirs     greeting
 	done       bool
-	identified bool // it is known which protocols the peer speaks
+	identified bool   // it is known which protocols the peer speaks
+	told       uint32 // the revision of this host's offers that the peer knows or is about to be told
 }
 
 // heard is what came of a hello at an address.
@@ -190,7 +229,7 @@ func (h *Host) startHello(cfg Config) error {
 		return fmt.Errorf("p2p: %w", err)
 	}
 	g := &greeter{
-		h: h, mine: greeting{Hello: hello, network: h.network}, met: cfg.Met,
+		h: h, met: cfg.Met, mine: greeting{Hello: hello, network: h.network},
 		strangers: rate.Sometimes{Interval: strangerEvery}, doubles: rate.Sometimes{Interval: strangerEvery},
 		conns: make(map[network.Conn]*met), wait: make(map[peer.ID]map[chan heard]struct{}),
 	}
@@ -220,6 +259,16 @@ func (g *greeter) disconnected(_ network.Network, c network.Conn) {
 	g.mu.Unlock()
 }
 
+// own is what this host says of itself on c now.
+func (g *greeter) own(c network.Conn) greeting {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if m := g.conns[c]; m != nil {
+		m.told = g.mine.revision
+	}
+	return g.mine
+}
+
 // errNoHello says that a peer does not know the protocol.
 var errNoHello = errors.New("it does not speak " + string(helloID))
 
@@ -242,7 +291,7 @@ func (g *greeter) say(c network.Conn, double []byte) (greeting, error) {
 		}
 		return greeting{}, err
 	}
-	mine := g.mine
+	mine := g.own(c)
 	mine.double = double
 	if _, err := s.Write(appendFrame(nil, mine.encode())); err != nil {
 		return greeting{}, err
@@ -275,7 +324,7 @@ func (g *greeter) serve(s network.Stream) {
 	defer func() { _ = s.Reset() }()
 	theirs, err := readGreeting(s)
 	if err == nil {
-		if _, err = s.Write(appendFrame(nil, g.mine.encode())); err == nil {
+		if _, err = s.Write(appendFrame(nil, g.own(s.Conn()).encode())); err == nil {
 			_, _ = s.Read(make([]byte, 1))
 		}
 	}
@@ -285,8 +334,11 @@ func (g *greeter) serve(s network.Stream) {
 // settle draws the conclusion of a hello on a connection.
 func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 	p := c.RemotePeer()
+	g.mu.Lock()
+	mine := g.mine
+	g.mu.Unlock()
 	var why error
-	switch parted := agree(g.mine, theirs); {
+	switch parted := agree(mine, theirs); {
 	case errors.Is(err, errNoHello) && g.h.nat != nil && g.h.nat.uses(p):
 		return
 	case errors.Is(err, errNoHello):
@@ -301,10 +353,12 @@ func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 	g.mu.Lock()
 	known, again := false, false
 	if m := g.conns[c]; why == nil && m != nil {
-		if again = m.done; !again { // later ones only ask whether we are there, or tell of a double
+		if again = m.done; !again { // later ones only ask whether we are there, or tell of a double or of other offers
 			m.theirs, m.done = theirs, true
 			known = m.identified
 		}
+		g.note(p, theirs)
+		g.tell(c, m)
 	}
 	for w := range g.wait[p] {
 		select {
@@ -334,6 +388,50 @@ func (g *greeter) settle(c network.Conn, theirs greeting, err error) {
 	if !again {
 		g.lookForDouble(c, theirs)
 	}
+}
+
+// note takes the offers in a hello of p for the latest of that process if they are. The caller holds mu.
+func (g *greeter) note(p peer.ID, theirs greeting) {
+	for c, m := range g.conns {
+		if m.done && c.RemotePeer() == p && m.theirs.nonce == theirs.nonce && m.theirs.revision < theirs.revision {
+			m.theirs.Offers, m.theirs.revision = theirs.Offers, theirs.revision
+		}
+	}
+}
+
+// tell says hello again on a connection whose peer knows older offers. The caller holds mu.
+func (g *greeter) tell(c network.Conn, m *met) {
+	if !m.done || m.told == g.mine.revision || !g.h.begin() {
+		return
+	}
+	m.told = g.mine.revision
+	go func() {
+		defer g.h.running.Done()
+		if _, err := g.say(c, nil); err != nil {
+			g.h.log.Debug("a peer was not told of new offers", "peer", c.RemotePeer().String(), "err", err)
+		}
+	}()
+}
+
+// Offer changes [Hello.Offers], and has the peers that are connected know. The names must be as there.
+func (h *Host) Offer(names []string) error {
+	g := h.greet
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	hello := g.mine.Hello
+	hello.Offers = slices.Clone(names)
+	if err := hello.validate(); err != nil {
+		return fmt.Errorf("p2p: %w", err)
+	}
+	if slices.Equal(hello.Offers, g.mine.Offers) {
+		return nil
+	}
+	g.mine.Hello = hello
+	g.mine.revision++
+	for c, m := range g.conns {
+		g.tell(c, m)
+	}
+	return nil
 }
 
 // refusal is the outcome that an error tells of, empty if of none.

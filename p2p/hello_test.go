@@ -2,8 +2,11 @@ package p2p
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -76,6 +79,82 @@ func TestManyHellosOnOneConnectionCountOnce(t *testing.T) {
 	}
 }
 
+func TestPeersLearnOfOffersAndOfTheirChange(t *testing.T) {
+	a, b := newHost(t, Config{Hello: Hello{Offers: []string{"first"}}}), newHost(t, Config{})
+	changed, stop := b.watch.add(a.ID())
+	defer stop()
+	// While they connect, and after.
+	await := func(want ...string) {
+		t.Helper()
+		for ctx := deadline(t); ; {
+			got, met := b.Hello(a.ID())
+			if met && slices.Equal(got.Offers, want) {
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				t.Fatalf("%s offers %v, want %v", a.ID(), got.Offers, want)
+			}
+		}
+	}
+	var connecting sync.WaitGroup
+	connecting.Go(func() { connect(t, b, a) })
+	for i := range 20 {
+		if err := a.Offer([]string{fmt.Sprint(i), "second"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await("19", "second")
+	connecting.Wait()
+	if err := a.Offer([]string{"b", "a"}); err == nil {
+		t.Error("offers that are not in order are taken")
+	}
+	for range 2 {
+		if err := a.Offer([]string{"third"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await("third")
+	if i := slices.IndexFunc(b.PeerInfos(), func(i PeerInfo) bool { return i.ID == a.ID() }); !slices.Equal(b.PeerInfos()[i].Offers, []string{"third"}) {
+		t.Errorf("got %+v", b.PeerInfos()[i])
+	}
+	if err := a.Offer(nil); err != nil {
+		t.Fatal(err)
+	}
+	await()
+	third := newHost(t, Config{})
+	connect(t, third, b)
+	if got, _ := third.Hello(b.ID()); len(got.Offers) > 0 {
+		t.Errorf("who offers nothing offers %v", got.Offers)
+	}
+}
+
+func TestOldOffersDoNotReplaceNewOnes(t *testing.T) {
+	a, b := newHost(t, Config{}), newHost(t, Config{})
+	connect(t, a, b)
+	if err := b.WaitForHello(deadline(t), 1); err != nil { // else say would hear of that one
+		t.Fatal(err)
+	}
+	c := a.host.Network().ConnsToPeer(b.ID())[0]
+	say := func(revision uint32, offers ...string) {
+		heard, stop := b.greet.with(a.ID())
+		defer stop()
+		a.greet.mu.Lock()
+		a.greet.mine.Offers, a.greet.mine.revision = offers, revision
+		a.greet.mu.Unlock()
+		if _, err := a.greet.say(c, nil); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, heard)
+	}
+	say(2, "new")
+	say(1, "old")
+	if got, _ := b.Hello(a.ID()); !slices.Equal(got.Offers, []string{"new"}) {
+		t.Errorf("got %v", got.Offers)
+	}
+}
+
 func TestPeerWithoutHelloIsAStranger(t *testing.T) {
 	a, b := newHost(t, Config{}), newHost(t, Config{})
 	b.host.RemoveStreamHandler(helloID)
@@ -87,7 +166,8 @@ func TestPeerWithoutHelloIsAStranger(t *testing.T) {
 func TestHelloIsRefusedWhenItIsTooLong(t *testing.T) {
 	for _, hello := range []Hello{
 		{Genesis: make([]byte, 65)}, {Version: strings.Repeat("x", 65)}, {Labels: make([]string, 9)}, {Labels: []string{"\x1b[2J"}},
-		{Protocol: 1, Oldest: 2},
+		{Protocol: 1, Oldest: 2}, {Offers: []string{""}}, {Offers: []string{"two words"}}, {Offers: []string{"b", "a"}}, {Offers: []string{"a", "a"}},
+		{Offers: []string{strings.Repeat("x", 65)}}, {Offers: make([]string, 33)}, {Offers: []string{"\x1b[2J"}},
 	} {
 		if h, err := New(Config{Network: "test", Hello: hello}); err == nil {
 			t.Errorf("%v: no error", hello)
@@ -143,16 +223,21 @@ func TestOwnIdentityElsewhereIsNamed(t *testing.T) {
 
 func TestGreetingSurvivesTheWire(t *testing.T) {
 	g := greeting{
-		Hello:   Hello{Genesis: []byte{1, 2}, Protocol: 7, Oldest: 3, Version: "v1", Labels: []string{"worker", "engine smol"}},
-		network: "one", nonce: [16]byte{9}, double: []byte("x"),
+		Hello:   Hello{Genesis: []byte{1, 2}, Protocol: 7, Oldest: 3, Version: "v1", Labels: []string{"worker", "engine smol"}, Offers: []string{"a", "b:1"}},
+		network: "one", nonce: [16]byte{9}, double: []byte("x"), revision: 3,
 	}
 	data := g.encode()
+	withoutOffers := len(data) - len("....\x02\x01a\x03b:1")
 	got, err := decodeGreeting(append(data, "of a later version"...))
 	if err != nil || !reflect.DeepEqual(got, g) {
 		t.Errorf("got %+v, %v", got, err)
 	}
+	old, err := decodeGreeting(data[:withoutOffers])
+	if err != nil || old.Offers != nil || old.revision != 0 || old.Version != g.Version {
+		t.Errorf("of a version without offers: %+v, %v", old, err)
+	}
 	for i := range data {
-		if _, err := decodeGreeting(data[:i]); !errors.Is(err, errFrame) {
+		if _, err := decodeGreeting(data[:i]); !errors.Is(err, errFrame) && i != withoutOffers {
 			t.Errorf("cut off at %d: %v", i, err)
 		}
 	}
@@ -160,6 +245,7 @@ func TestGreetingSurvivesTheWire(t *testing.T) {
 
 func FuzzGreeting(f *testing.F) {
 	f.Add(greeting{network: "one", Hello: Hello{Version: "v", Labels: []string{"a"}}}.encode())
+	f.Add(greeting{network: "one", revision: 7, Hello: Hello{Offers: []string{"llama3.2:latest", "small"}}}.encode())
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		g, err := decodeGreeting(data)

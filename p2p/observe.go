@@ -53,6 +53,7 @@ type PeerInfo struct {
 	LatencyUS int64     `json:"latency_us"`        // round trip, smoothed over the pings so far; 0 before the first one
 	Agent     string    `json:"agent,omitempty"`   // what it calls its program, at most 64 printable characters
 	Labels    []string  `json:"labels"`            // what it says that it does, in its hello
+	Offers    []string  `json:"offers"`            // what it says that it may be asked for: a worker's models
 	Streams   int       `json:"streams"`
 	Topics    []string  `json:"topics"` // in whose mesh it is, in the order of Config.Topics
 	Score     Score     `json:"score"`
@@ -294,10 +295,10 @@ func (h *Host) PeerInfos() []PeerInfo {
 func (h *Host) info(p peer.ID, f *flow) PeerInfo {
 	i := PeerInfo{
 		ID: p, Heard: time.Unix(0, f.heard.Load()), Bandwidth: f.bandwidth(),
-		LatencyUS: h.host.Peerstore().LatencyEWMA(p).Microseconds(), Labels: []string{}, Path: h.Path(p),
+		LatencyUS: h.host.Peerstore().LatencyEWMA(p).Microseconds(), Labels: []string{}, Offers: []string{}, Path: h.Path(p),
 	}
 	if hello, ok := h.Hello(p); ok {
-		i.Labels = append(i.Labels, hello.Labels...)
+		i.Labels, i.Offers = append(i.Labels, hello.Labels...), append(i.Offers, hello.Offers...)
 	}
 	if agent, err := h.host.Peerstore().Get(p, "AgentVersion"); err == nil {
 		if s, ok := agent.(string); ok {
