@@ -7,7 +7,8 @@ type Engine interface {
 	// Name is short and stable, for tables: "smol", "extract", "openai".
 	Name() string
 
-	// Models lists the models the engine answers with, by the names that stand in [Answer.Model].
+	// Models lists the names that it may be asked for: the models it answers with, as they stand in [Answer.Model], and other names
+	// for them. The list may change, as when a server is asked for its models.
 	Models() []string
 
 	// Generate answers one prompt.

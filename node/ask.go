@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -198,23 +197,11 @@ func (n *Node) signOrder(prompt string, o AskOptions) (*ledger.OrderMessage, err
 // until its answer deadline. One that asks for fewer has them race for the places, and those that validators see in
 // another order may be judged by too few.
 func (n *Node) likelyAnswers() int {
-	workers := 0
-	if n.worker != nil {
-		workers++
-	}
-	for _, p := range n.topics[ledger.TopicOrder].Peers() {
-		h, ok := n.host.Hello(p)
-		if !ok { // it has yet to say what it does
-			return DefaultMaxAnswers
-		}
-		if slices.Contains(h.Labels, labelWorker) {
-			workers++
-		}
-	}
-	if workers == 0 { // they may be behind others
+	offers, all := n.workersInSight()
+	if !all || len(offers) == 0 { // or they may be behind others
 		return DefaultMaxAnswers
 	}
-	return min(workers, DefaultMaxAnswers)
+	return min(len(offers), DefaultMaxAnswers)
 }
 
 // accountAndUnlockedFees returns the own account, and the fees of own orders that have not been taken

@@ -196,6 +196,7 @@ func (n *Node) hello() p2p.Hello {
 	}
 	if n.cfg.engine != nil {
 		h.Labels = append(h.Labels, labelWorker)
+		h.Offers = n.offers()
 	}
 	return h
 }
@@ -367,6 +368,9 @@ func (n *Node) Start(ctx context.Context) error {
 	n.tasks.Go(n.loop.run)
 	n.tasks.Go(n.watchStore)
 	n.tasks.Go(n.syncer.run)
+	if n.worker != nil {
+		n.tasks.Go(func() { n.worker.findModels(n.ctx) })
+	}
 	if err := n.host.Keep(n.cfg.peers...); err != nil {
 		return err
 	}

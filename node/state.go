@@ -33,6 +33,7 @@ type State struct {
 	Topics    []p2p.TopicStats `json:"topics"`
 	Links     []p2p.LinkStats  `json:"links"`
 	Peers     []PeerState      `json:"peers"`
+	Models    []ModelCount     `json:"models"` // see Node.Models
 	Committee []Member         `json:"committee"`
 	Attempts  []Attempt        `json:"attempts"` // to join the network, by address, the latest first
 	Ledger    LedgerState      `json:"ledger"`
@@ -141,7 +142,7 @@ func (n *Node) State() State {
 	s := State{
 		Network: n.genesis.Network, Chain: n.domain.Chain, PeerID: n.host.ID().String(),
 		Account: n.Account(), Balance: n.store.Account(n.Account()).Balance, Started: n.born, Addrs: []string{},
-		Bandwidth: n.host.Bandwidth(), Gossip: n.host.Stats(), Topics: n.host.Topics(), Links: n.host.Links(), Peers: []PeerState{},
+		Bandwidth: n.host.Bandwidth(), Gossip: n.host.Stats(), Topics: n.host.Topics(), Links: n.host.Links(), Peers: []PeerState{}, Models: n.Models(),
 	}
 	for _, a := range n.host.Addrs() {
 		s.Addrs = append(s.Addrs, a.String())

@@ -26,6 +26,8 @@ type worker struct {
 
 	mu    sync.Mutex
 	tasks map[ledger.TaskID]*assignment
+
+	announcing sync.Mutex
 }
 
 // assignment is a task that is being answered.
@@ -153,6 +155,7 @@ func (w *worker) generate(ctx context.Context, o ledger.Order) (string, error) {
 	begin := time.Now()
 	text, err := w.ask(ctx, string(prompt))
 	w.node.meter.answered(begin, err)
+	w.announce() // the engine may have asked its server for them
 	return text, err
 }
 

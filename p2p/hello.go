@@ -33,21 +33,21 @@ type Hello struct {
 	Version string
 	// Labels say what the host does, for people: at most 8, each of at most 64 printable ASCII characters.
 	Labels []string
-	// Offers are what peers may ask the host for, by name: at most MaxOffers, each of 1 to MaxOffer printable ASCII characters
-	// without spaces, ascending, none twice. [Host.Offer] changes them later.
+	// Offers are what peers may ask the host for, by name: at most MaxOffers, each a [ValidOffer], ascending, none twice.
+	// [Host.Offer] changes them later.
 	Offers []string
 }
 
 // Bounds of a hello.
 const (
-	MaxOffers = 32 // names
-	MaxOffer  = 64 // bytes of a name
+	MaxOffers = 32  // names
+	MaxOffer  = 128 // bytes of a name
 
 	maxGenesis = 64
 	maxText    = 64
 	maxLabels  = 8
 	// maxHello bounds the frame; what a later version may add has room in it.
-	maxHello = 4 << 10
+	maxHello = 8 << 10
 )
 
 // helloID leaves the network out, so that hosts of two networks understand each other well enough to say so.
@@ -67,7 +67,7 @@ func (h Hello) validate() error {
 	}
 	for i, s := range h.Offers {
 		if !ValidOffer(s) || i > 0 && s <= h.Offers[i-1] {
-			return fmt.Errorf("hello offers %.80q: want 1 to %d printable ASCII characters without spaces, ascending", s, MaxOffer)
+			return fmt.Errorf("hello offers %.80q: want 1 to %d printable ASCII characters, ascending", s, MaxOffer)
 		}
 	}
 	if h.Oldest > h.Protocol {
@@ -76,10 +76,8 @@ func (h Hello) validate() error {
 	return nil
 }
 
-// ValidOffer says whether a name may stand in [Hello.Offers].
-func ValidOffer(name string) bool {
-	return name != "" && len(name) <= MaxOffer && readable(name) && !strings.Contains(name, " ")
-}
+// ValidOffer says whether a name may stand in [Hello.Offers]: it has 1 to MaxOffer printable ASCII characters.
+func ValidOffer(name string) bool { return name != "" && len(name) <= MaxOffer && readable(name) }
 
 // readable says whether a peer's text may be shown on a terminal.
 func readable(s string) bool {

@@ -166,8 +166,8 @@ func TestPeerWithoutHelloIsAStranger(t *testing.T) {
 func TestHelloIsRefusedWhenItIsTooLong(t *testing.T) {
 	for _, hello := range []Hello{
 		{Genesis: make([]byte, 65)}, {Version: strings.Repeat("x", 65)}, {Labels: make([]string, 9)}, {Labels: []string{"\x1b[2J"}},
-		{Protocol: 1, Oldest: 2}, {Offers: []string{""}}, {Offers: []string{"two words"}}, {Offers: []string{"b", "a"}}, {Offers: []string{"a", "a"}},
-		{Offers: []string{strings.Repeat("x", 65)}}, {Offers: make([]string, 33)}, {Offers: []string{"\x1b[2J"}},
+		{Protocol: 1, Oldest: 2}, {Offers: []string{""}}, {Offers: []string{"b", "a"}}, {Offers: []string{"a", "a"}},
+		{Offers: []string{strings.Repeat("x", 129)}}, {Offers: make([]string, 33)}, {Offers: []string{"\x1b[2J"}},
 	} {
 		if h, err := New(Config{Network: "test", Hello: hello}); err == nil {
 			t.Errorf("%v: no error", hello)

@@ -103,6 +103,9 @@ func printStatus(w io.Writer, s control.NodeState, now time.Time) {
 		peers += fmt.Sprintf(", %d silent for more than 15 s", silent)
 	}
 	field(w, "Peers", "%s; validators: %s", peers, committeeText(s, now))
+	if len(s.Models) > 0 {
+		field(w, "Models", "%s", modelsText(s.Models))
+	}
 	field(w, "Bandwidth", "in %s/s (%s so far), out %s/s (%s)", formatBytes(s.Bandwidth.InRate), formatBytes(s.Bandwidth.In), formatBytes(s.Bandwidth.OutRate), formatBytes(s.Bandwidth.Out))
 	if g := s.Gossip; g.Crowded+g.OverQuota+g.Refused+g.Banned > 0 {
 		field(w, "Refused", "%d messages over quota, %d crowded out, %d requests; %s", g.OverQuota, g.Crowded, g.Refused, plural(int(g.Banned), "ban", "bans"))
@@ -142,6 +145,22 @@ func printStatus(w io.Writer, s control.NodeState, now time.Time) {
 	}
 	printAttempts(w, s.Attempts, now)
 	printProblems(w, "", s.Problems)
+}
+
+// modelsText names models with how many workers have each, first those that most have.
+func modelsText(models []node.ModelCount) string {
+	models = slices.Clone(models)
+	slices.SortStableFunc(models, func(a, b node.ModelCount) int { return cmp.Compare(b.Workers, a.Workers) })
+	const most = 12
+	var names []string
+	for _, m := range models[:min(len(models), most)] {
+		names = append(names, fmt.Sprintf("%s (%d)", m.Model, m.Workers))
+	}
+	text := strings.Join(names, ", ")
+	if len(models) > most {
+		text += fmt.Sprintf(" and %d more", len(models)-most)
+	}
+	return text
 }
 
 // printAttempts shows which addresses were tried in vain.

@@ -22,7 +22,7 @@ const Usage = `smol[,temperature=T][,seed=N][,top-p=P][,max-tokens=N][,threads=N
 extract
 openai=URL[,model=NAME][,key-env=VARIABLE][,max-tokens=N][,timeout=DURATION]
 
-and each with [,concurrency=N][,queue=N]`
+and each with [,alias=NAME]...[,concurrency=N][,queue=N]`
 
 // SpecError says what is wrong with a spec and what could stand there instead.
 type SpecError struct {
@@ -65,7 +65,8 @@ func build(spec string) (m pool.Member, err error) {
 	case k.argument != "" && argument == "":
 		return m, fmt.Errorf("%s needs a value: %s=%s", name, name, k.argument)
 	}
-	options := map[string]func(string) error{"concurrency": atMost(&m.Concurrency, maxConcurrency), "queue": atMost(&m.Queue, maxQueue)}
+	m.Aliases = slices.Clone(k.aliases)
+	options := map[string]func(string) error{"alias": alias(&m.Aliases), "concurrency": atMost(&m.Concurrency, maxConcurrency), "queue": atMost(&m.Queue, maxQueue)}
 	maps.Copy(options, k.options)
 	seen := map[string]bool{}
 	for _, field := range fields[1:] {
@@ -74,7 +75,7 @@ func build(spec string) (m pool.Member, err error) {
 		switch {
 		case !ok:
 			return m, fmt.Errorf("no such option %q, %s", key, instead(key, slices.Collect(maps.Keys(options))))
-		case seen[key]:
+		case seen[key] && key != "alias":
 			return m, fmt.Errorf("option %s stands twice", key)
 		case value == "":
 			return m, fmt.Errorf("option %s needs a value, %s=VALUE", key, key)
@@ -90,7 +91,8 @@ func build(spec string) (m pool.Member, err error) {
 
 // kind is how one engine is made.
 type kind struct {
-	argument string // an example of what stands after "name=", empty if nothing does
+	argument string   // an example of what stands after "name=", empty if nothing does
+	aliases  []string // that it has in any case
 	options  map[string]func(value string) error
 	make     func(argument string) (llm.Engine, error)
 }
@@ -100,6 +102,7 @@ func kinds() map[string]kind {
 	var o openai.Options
 	return map[string]kind{
 		"smol": {
+			aliases: []string{"smol"},
 			options: map[string]func(string) error{
 				"temperature": number(&s.Temperature),
 				"top-p":       positive(&s.TopP),
@@ -110,7 +113,8 @@ func kinds() map[string]kind {
 			make: func(string) (llm.Engine, error) { return smol.New(s) },
 		},
 		"extract": {
-			make: func(string) (llm.Engine, error) { return extract.New(), nil },
+			aliases: []string{"extract"},
+			make:    func(string) (llm.Engine, error) { return extract.New(), nil },
 		},
 		"openai": {
 			argument: "http://127.0.0.1:11434/v1",
@@ -127,6 +131,26 @@ func kinds() map[string]kind {
 
 func text(to *string) func(string) error {
 	return func(v string) error { *to = v; return nil }
+}
+
+// The bounds of aliases are those of what workers announce.
+const (
+	maxAliases = 16
+	maxAlias   = 128
+)
+
+func alias(to *[]string) func(string) error {
+	return func(v string) error {
+		switch {
+		case len(v) > maxAlias || strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }):
+			return fmt.Errorf("want up to %d letters, digits and marks of ASCII", maxAlias)
+		case len(*to) == maxAliases:
+			return fmt.Errorf("more than %d names", maxAliases)
+		case !slices.Contains(*to, v):
+			*to = append(*to, v)
+		}
+		return nil
+	}
 }
 
 func number(to *float64) func(string) error {

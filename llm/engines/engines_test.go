@@ -10,21 +10,23 @@ import (
 
 func TestSpecMakesTheEngineItNames(t *testing.T) {
 	t.Setenv("POQ_TEST_KEY", "k")
-	for _, c := range []struct{ spec, name, model string }{
-		{"smol", "smol", "SmolLM2-135M-Instruct-Q4_1"},
-		{"smol,temperature=0.9,seed=7,max-tokens=64,top-p=0.95,threads=1", "smol", "SmolLM2-135M-Instruct-Q4_1"},
-		{" smol , temperature=0 ", "smol", "SmolLM2-135M-Instruct-Q4_1"},
-		{"extract", "extract", "extract-1"},
-		{"extract,concurrency=4,queue=9", "extract", "extract-1"},
+	for _, c := range []struct{ spec, name, models string }{
+		{"smol", "smol", "SmolLM2-135M-Instruct-Q4_1 smol"},
+		{"smol,temperature=0.9,seed=7,max-tokens=64,top-p=0.95,threads=1", "smol", "SmolLM2-135M-Instruct-Q4_1 smol"},
+		{" smol , temperature=0 ", "smol", "SmolLM2-135M-Instruct-Q4_1 smol"},
+		{"extract", "extract", "extract-1 extract"},
+		{"extract,concurrency=4,queue=9", "extract", "extract-1 extract"},
 		{"openai=http://127.0.0.1:11434/v1,model=qwen2.5:0.5b", "openai", "qwen2.5:0.5b"},
 		{"openai=https://api.example.com/v1,model=m,key-env=POQ_TEST_KEY,max-tokens=9,timeout=30s,concurrency=2", "openai", "m"},
+		{"openai=http://127.0.0.1:11434/v1,alias=small,model=m,alias=code:7b,alias=small", "openai", "m small code:7b"},
+		{"smol,alias=small", "smol", "SmolLM2-135M-Instruct-Q4_1 smol small"},
 	} {
 		e, err := engines.New(c.spec)
 		if err != nil {
 			t.Errorf("%s: %v", c.spec, err)
 			continue
 		}
-		if e.Name() != c.name || len(e.Models()) != 1 || e.Models()[0] != c.model {
+		if e.Name() != c.name || strings.Join(e.Models(), " ") != c.models {
 			t.Errorf("%s: got %s with %v", c.spec, e.Name(), e.Models())
 		}
 	}
@@ -36,7 +38,7 @@ func TestWrongSpecSaysWhatCouldStandThere(t *testing.T) {
 		{"smoll", `did you mean "smol"? (have extract, openai, smol)`},
 		{"gpt", "no such engine, have extract, openai, smol"},
 		{"smol=7", "smol takes no value; options follow after a comma"},
-		{"smol,temprature=1", `no such option "temprature", did you mean "temperature"? (have concurrency, max-tokens, queue, seed, temperature, threads, top-p)`},
+		{"smol,temprature=1", `no such option "temprature", did you mean "temperature"? (have alias, concurrency, max-tokens, queue, seed, temperature, threads, top-p)`},
 		{"smol,temperature=hot", "temperature=hot: want a number"},
 		{"smol,temperature=3", "temperature is 3, want 0 to 2"},
 		{"smol,temperature=NaN", "temperature is NaN, want 0 to 2"},
@@ -48,9 +50,14 @@ func TestWrongSpecSaysWhatCouldStandThere(t *testing.T) {
 		{"smol,seed", "option seed needs a value, seed=VALUE"},
 		{"smol,seed=1,seed=2", "option seed stands twice"},
 		{"smol,", `no such option ""`},
-		{"extract,seed=1", `no such option "seed", have concurrency, queue`},
+		{"extract,seed=1", `no such option "seed", have alias, concurrency, queue`},
 		{"extract,concurrency=0", "concurrency=0: want a whole number from 1 to 256"},
 		{"extract,queue=1000000", "queue=1000000: want a whole number from 1 to 4096"},
+		{"extract,alias=", "option alias needs a value, alias=VALUE"},
+		{"extract,alias=two words", "alias=two words: want up to 128 letters, digits and marks of ASCII"},
+		{"extract,alias=klein\u00fc", "want up to 128 letters"},
+		{"extract,alias=" + strings.Repeat("x", 129), "want up to 128 letters"},
+		{"extract,alias=a,alias=b,alias=c,alias=d,alias=e,alias=f,alias=g,alias=h,alias=i,alias=j,alias=k,alias=l,alias=m,alias=n,alias=o,alias=p", "alias=p: more than 16 names"},
 		{"openai=http://host/v1,timeout=30", "timeout=30: want a time like 30s"},
 		{"openai=http://host/v1,timeout=-1s", "timeout=-1s: want a time like 30s"},
 		{"openai", "openai needs a value: openai=http://127.0.0.1:11434/v1"},
@@ -73,6 +80,7 @@ func TestWrongSpecSaysWhatCouldStandThere(t *testing.T) {
 func FuzzNew(f *testing.F) {
 	f.Add("smol,temperature=0.9,seed=7,max-tokens=64,top-p=0.95")
 	f.Add("openai=http://127.0.0.1:11434/v1,model=a,key-env=PATH")
+	f.Add("smol,alias=small,alias=s")
 	f.Add("extract,,=")
 	f.Fuzz(func(t *testing.T, spec string) {
 		if e, err := engines.New(spec); (e == nil) == (err == nil) {

@@ -129,7 +129,7 @@ func TestNextEngineAnswersWhenAServerMisbehaves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.Name() != "openai+extract" || !slices.Equal(e.Models(), []string{"m", "extract-1"}) {
+	if e.Name() != "openai+extract" || !slices.Equal(e.Models(), []string{"m", "extract-1", "extract"}) {
 		t.Errorf("%s with %v", e.Name(), e.Models())
 	}
 	ask := func() string {

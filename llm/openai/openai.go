@@ -126,6 +126,14 @@ func (e *Engine) Models() []string {
 	return nil
 }
 
+// FindModels asks the server for its model if none was named.
+func (e *Engine) FindModels(ctx context.Context) error {
+	if _, err := e.choose(ctx); err != nil {
+		return fmt.Errorf("openai: %w", err)
+	}
+	return nil
+}
+
 func (e *Engine) current() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -43,6 +43,10 @@ const (
 type Member struct {
 	Engine llm.Engine
 
+	// Aliases are names besides its own models' by which it may be asked for: one that several workers give to theirs is a class of
+	// models, like "small". The engine itself does not get to see them.
+	Aliases []string
+
 	// Concurrency is how many prompts it has at a time; zero stands for [DefaultConcurrency].
 	Concurrency int
 
@@ -60,6 +64,7 @@ var _ llm.Engine = (*Pool)(nil)
 
 type member struct {
 	llm.Engine
+	aliases []string
 	slots   chan struct{} // holds a token for each prompt at work
 	queue   int64
 	waiting atomic.Int64
@@ -83,7 +88,7 @@ func New(members ...Member) *Pool {
 		if m.Queue == 0 {
 			m.Queue = DefaultQueue
 		}
-		p.members = append(p.members, &member{Engine: m.Engine, slots: make(chan struct{}, m.Concurrency), queue: int64(max(m.Queue, 0))})
+		p.members = append(p.members, &member{Engine: m.Engine, aliases: m.Aliases, slots: make(chan struct{}, m.Concurrency), queue: int64(max(m.Queue, 0))})
 	}
 	return p
 }
@@ -111,17 +116,30 @@ func (p *Pool) Name() string {
 	return strings.Join(names, "+")
 }
 
-// Models returns the members' models, in the order in which they are asked, each once.
+// Models returns the members' models and aliases, in the order in which they are asked, each once.
 func (p *Pool) Models() []string {
 	var models []string
 	for _, m := range p.members {
-		for _, name := range m.Models() {
+		for _, name := range slices.Concat(m.Models(), m.aliases) {
 			if !slices.Contains(models, name) {
 				models = append(models, name)
 			}
 		}
 	}
 	return models
+}
+
+// FindModels has the members that can ask for their models do so.
+func (p *Pool) FindModels(ctx context.Context) error {
+	errs := make([]error, len(p.members))
+	var all sync.WaitGroup
+	for i, m := range p.members {
+		if f, ok := m.Engine.(interface{ FindModels(context.Context) error }); ok {
+			all.Go(func() { errs[i] = f.FindModels(ctx) })
+		}
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // Generate implements [llm.Engine]. If members failed and no other answered, the error joins their failures; if all of them
