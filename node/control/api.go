@@ -108,6 +108,21 @@ type Task struct {
 	Answers int                `json:"answers"`
 }
 
+// Orders are those of a peer's own account, by nonce.
+type Orders struct {
+	Account ledger.AccountID `json:"account"`
+	Next    uint64           `json:"next"` // nonce of the order that comes next
+	Orders  []Order          `json:"orders"`
+}
+
+// Order is one of a peer's own, whatever has become of it.
+type Order struct {
+	Task   ledger.TaskID `json:"task"`
+	Nonce  uint64        `json:"nonce"`
+	Fee    ledger.Amount `json:"fee"`
+	Prompt crypto.Hash   `json:"prompt"` // of the text alone; of "" if the text is not kept any more
+}
+
 // PeerVerification is the result of verifying one peer's ledger.
 type PeerVerification struct {
 	Peer   string `json:"peer"`

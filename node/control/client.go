@@ -156,6 +156,11 @@ func (c *Client) Task(ctx context.Context, peer, id string) (t node.TaskStatus, 
 	return t, c.get(ctx, "/v1/tasks/"+url.PathEscape(id), query("peer", peer), &t)
 }
 
+// Orders returns the orders of the peer that [Client.Ask] asks, from a nonce on.
+func (c *Client) Orders(ctx context.Context, from uint64) (o Orders, err error) {
+	return o, c.get(ctx, "/v1/orders", query("from", fmt.Sprint(from)), &o)
+}
+
 // Receipt returns the file form of a settled task's receipt.
 func (c *Client) Receipt(ctx context.Context, peer, id string) (file json.RawMessage, err error) {
 	return file, c.get(ctx, "/v1/tasks/"+url.PathEscape(id)+"/receipt", query("peer", peer), &file)

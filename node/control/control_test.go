@@ -173,6 +173,13 @@ func TestClientGetsWhatTheNodesKnow(t *testing.T) {
 			t.Errorf("task of %q: %+v, %v", peer, st, err)
 		}
 	}
+	own, err := c.Orders(soon(t), 0)
+	if want := (Orders{d.Peers[2].Node.Account(), 1, []Order{{got.Task, 0, ledger.Credit, crypto.Sum([]byte("héllo"))}}}); err != nil || !reflect.DeepEqual(own, want) {
+		t.Errorf("own orders: %+v, %v; want %+v", own, err, want)
+	}
+	if later, err := c.Orders(soon(t), own.Next); err != nil || later.Next != 1 || len(later.Orders) != 0 {
+		t.Errorf("later orders: %+v, %v", later, err)
+	}
 	file, err := c.Receipt(soon(t), "", got.Task.String()[:9])
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/node"
@@ -99,6 +100,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /v1/metrics", s.metrics)
 	mux.HandleFunc("GET /v1/log", s.log)
 	mux.HandleFunc("POST /v1/ask", s.ask)
+	mux.HandleFunc("GET /v1/orders", s.orders)
 	mux.HandleFunc("GET /v1/accounts", s.accounts)
 	mux.HandleFunc("GET /v1/tasks", s.tasks)
 	mux.HandleFunc("GET /v1/tasks/{id}", s.task)
@@ -250,6 +252,29 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	send(AskUpdate{Settlement: settlement})
+}
+
+func (s *Server) orders(w http.ResponseWriter, r *http.Request) {
+	p, err := s.peer(r)
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	from, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 64)
+	if err != nil {
+		replyError(w, &Error{Code: CodeUsage, Message: fmt.Sprintf("from: %v", err)})
+		return
+	}
+	own, next, err := p.Node.OwnOrders(from)
+	if err != nil {
+		replyError(w, err)
+		return
+	}
+	all := Orders{Account: p.Node.Account(), Next: next, Orders: []Order{}}
+	for _, o := range own {
+		all.Orders = append(all.Orders, Order{o.Task, o.Nonce, o.Fee, crypto.Sum([]byte(o.Prompt))})
+	}
+	reply(w, all)
 }
 
 func (s *Server) accounts(w http.ResponseWriter, r *http.Request) {

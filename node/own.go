@@ -1,0 +1,61 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/store"
+)
+
+// OwnOrder is an order of the node's own account.
+type OwnOrder struct {
+	Task   ledger.TaskID
+	Nonce  uint64
+	Fee    ledger.Amount
+	Prompt string // "" when the text is not kept any more
+}
+
+// OwnOrders returns the orders of the node's account that have the nonce from or a higher one, whatever has become of them, by nonce,
+// and the nonce of the order that comes next. Whoever notes the latter before it asks, and is cut off before it hears what task that
+// is, finds the task later.
+func (n *Node) OwnOrders(from uint64) (orders []OwnOrder, next uint64, err error) {
+	signed, next, err := n.ordersSince(from)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, o := range signed {
+		text, err := n.content.local(o.Prompt)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, 0, fmt.Errorf("prompt of an own order: %w", err)
+		}
+		orders = append(orders, OwnOrder{ledger.OrderID(n.domain, o), o.Nonce, o.Fee, string(text)})
+	}
+	return orders, next, nil
+}
+
+func (n *Node) ordersSince(from uint64) (orders []ledger.Order, next uint64, err error) {
+	n.askMu.Lock()
+	defer n.askMu.Unlock()
+	kept, err := n.store.OwnOrders() // first: one that is settled meanwhile is in the ledger
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading own orders: %w", err)
+	}
+	unlocked := map[uint64]ledger.Order{}
+	for _, m := range kept {
+		unlocked[m.Order.Statement.Nonce] = m.Order.Statement
+	}
+	next = max(n.ownNext, n.store.Account(n.Account()).Nonce)
+	for nonce := from; nonce < next; nonce++ {
+		if task, ok := n.store.LockedAt(n.Account(), nonce); ok {
+			if o, ok := n.store.SignedOrder(task); ok {
+				orders = append(orders, o.Statement)
+				continue
+			}
+		}
+		if o, ok := unlocked[nonce]; ok {
+			orders = append(orders, o)
+		}
+	}
+	return orders, next, nil
+}
