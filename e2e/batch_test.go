@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/poqmesh/poq/ledger"
@@ -197,4 +198,55 @@ func TestBatchAsksEveryLineOnceWhateverHappens(t *testing.T) {
 	// When the network ends, the batch says so and not that every line failed.
 	n.stop()
 	u.poqIn(good[0], "ask", "--batch", "-").fails(1, "nothing is running")
+}
+
+func TestKilledBatchPaysEveryPromptOnce(t *testing.T) {
+	t.Parallel()
+	u := newUser(t)
+	n := u.devnet("--engine", "extract", "--workers", "1", "--validators", "1")
+	lines := []string{`"What is this?"`} // nobody can answer it: its task stays open until the answer deadline
+	for i := range 11 {
+		lines = append(lines, about(fmt.Sprintf("Question %d: who built the lighthouse on Gull Rock?", i/2))) // most twice
+	}
+	dir := t.TempDir()
+	file, out := writeFile(t, filepath.Join(dir, "prompts.jsonl"), lines...), filepath.Join(dir, "results.jsonl")
+	args := []string{"ask", "--batch", file, "--out", out, "--answer-timeout", "8s"}
+	for _, tasks := range []int{1, 3, 6} {
+		c := u.command(args...)
+		stderr := newRecord()
+		c.Stderr = stderr
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for a := (control.Accounts{}); a.Tasks+a.Open < tasks; {
+			a = decode[control.Accounts](u.poq("ledger", "accounts", "--json"))
+		}
+		if tasks == 1 {
+			if err := c.Process.Signal(syscall.SIGSTOP); err != nil { // it shall not be done before the other one looks
+				t.Fatal(err)
+			}
+			u.poq(args...).fails(1, "another batch adds its results to "+out)
+		}
+		_ = c.Process.Kill()
+		_ = c.Wait()
+	}
+	u.poq(args...).endsWith(1, "1 of 12 lines have no answer")
+	data, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tasks := map[ledger.TaskID]bool{}
+	for line, r := range batchResults(t, string(data)) {
+		tasks[r.Task] = true
+		if want := map[bool]ledger.OutcomeKind{true: ledger.NoAnswers, false: ledger.Paid}[line == 1]; r.Outcome != want {
+			t.Errorf("line %d: %+v, want %s", line, r, want)
+		}
+	}
+	if len(tasks) != len(lines) {
+		t.Errorf("%d lines have %d tasks", len(lines), len(tasks))
+	}
+	if left, err := filepath.Glob(out + "?*"); err != nil || len(left) > 0 {
+		t.Errorf("beside the results are %q, %v", left, err)
+	}
+	n.checkLedgers(len(lines))
 }

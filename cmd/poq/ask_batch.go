@@ -35,10 +35,15 @@ line of JSON, in the order in which tasks settle:
   settlement           all of it, with --json
 
 A line that fails does not end the batch. To go on after an interruption, give the results so far
-with --out: lines that were asked are not asked again, only their outcome is looked up if it was
-not known, and those that failed before they were ordered are tried again. The new results are
-added to the file; if an id has several, the last one counts. --cost-limit bounds what all results
-in the file cost together.
+with --out: lines that were asked are not asked again, only their outcome is awaited if it was not
+known, and those that failed before they were ordered are tried again. The new results are added to
+the file; if an id has several, the last one counts. --cost-limit bounds what all results in the
+file cost together.
+
+With --out from the first time on, this holds even after kill -9. A file beside it, with .lock after
+its name, notes which order of the account comes first; a line without a result is taken to have been
+asked if there is an order with its prompt from there on. That file also keeps a second batch away
+while one runs, and is gone when the batch is done.
 
 The exit code is 0 when every line has its answer, 1 if not, 2 for wrong usage.`
 
@@ -85,6 +90,7 @@ type batch struct {
 	full        bool          // results have the settlement
 	out         io.Writer
 	progress    *progressLine
+	wait        time.Duration // for tasks that an earlier run has ordered
 
 	spent, reserved ledger.Amount // by settled tasks and those of earlier runs that are open, and by tasks under way
 }
@@ -274,6 +280,8 @@ type outcome struct {
 func (b *batch) run(ctx context.Context, lines []batchLine) error {
 	outcomes := make(chan outcome)
 	underWay := 0
+	late, cancel := context.WithTimeout(ctx, b.wait)
+	defer cancel()
 	var stop error
 	tick := time.NewTicker(b.progress.every)
 	defer tick.Stop()
@@ -294,7 +302,7 @@ func (b *batch) run(ctx context.Context, lines []batchLine) error {
 			lines = lines[1:]
 			b.reserved += fee
 			underWay++
-			go func() { outcomes <- b.one(ctx, l) }()
+			go func() { outcomes <- b.one(ctx, late, l) }()
 		}
 		if underWay == 0 {
 			break
@@ -343,20 +351,20 @@ func (b *batch) write(r batchResult) error {
 	return e.Encode(r)
 }
 
-// one asks one line, or looks up what has become of its task. When ctx ends it leaves as soon as it knows the task.
-func (b *batch) one(ctx context.Context, l batchLine) outcome {
+// one asks one line, or waits until late ends for what becomes of its task. When ctx ends it leaves as soon as it knows the task.
+func (b *batch) one(ctx, late context.Context, l batchLine) outcome {
 	r := &batchResult{Line: l.number, ID: l.id, Prompt: l.prompt, Task: l.task}
 	switch {
 	case l.err != nil:
 		r.Error = l.err.Error()
 		return outcome{l, r, nil}
 	case !l.task.IsZero():
-		st, err := b.client.Task(ctx, "", l.task.String())
-		if err == nil && st.Settlement != nil {
-			b.settled(r, st.Settlement)
+		s, err := b.await(late, l.task)
+		if s != nil {
+			b.settled(r, s)
 			return outcome{l, r, nil}
 		}
-		r.Cost, r.Error = l.fee, fmt.Sprintf("task %s is not settled yet", l.task.Short())
+		*r = unsettled(l, fmt.Sprintf("task %s is not settled yet", l.task.Short()))
 		return outcome{l, r, gone(err)}
 	}
 	q := b.terms
@@ -387,10 +395,33 @@ func (b *batch) one(ctx context.Context, l batchLine) outcome {
 	return outcome{l, r, nil}
 }
 
+// lookGrace is how much longer than the score deadline a batch waits for such an outcome.
+const lookGrace = 30 * time.Second
+
+// lookEvery is how often a batch looks for the outcome of a task that it did not order itself.
+const lookEvery = 250 * time.Millisecond
+
+// await returns a settlement once it is there, or nil when ctx ends or an error would stay.
+func (b *batch) await(ctx context.Context, task ledger.TaskID) (*node.Settlement, error) {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		st, err := b.client.Task(ctx, "", task.String())
+		if st.Settlement != nil || gone(err) != nil || ctx.Err() != nil {
+			return st.Settlement, err
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 // gone is an error that other lines would meet as well.
 func gone(err error) error {
 	var remote *control.Error
-	if err == nil || errors.Is(err, context.Canceled) || errors.As(err, &remote) && remote.Code != control.CodeDown {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &remote) && remote.Code != control.CodeDown {
 		return nil
 	}
 	return err
@@ -584,7 +615,15 @@ func (f *batchFlags) run(c *cobra.Command, g *globals, client *control.Client, t
 		return usagef("the batch %s has no lines", f.file)
 	}
 	out, results := c.OutOrStdout(), map[string]batchResult(nil)
+	var hold *batchHold
+	again := false
 	if f.out != "" {
+		if hold, err = holdResults(f.out); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, hold.release()) }()
+		_, missing := os.Stat(f.out)
+		again = missing == nil
 		file, earlier, err := openResults(f.out, source)
 		if err != nil {
 			return err
@@ -603,10 +642,34 @@ func (f *batchFlags) run(c *cobra.Command, g *globals, client *control.Client, t
 		}
 		terms.Fee = max(node.DefaultFee, genesis.MinFee)
 	}
+	wait := node.DefaultScoreTimeout
+	if terms.ScoreTimeoutMS > 0 {
+		wait = time.Duration(terms.ScoreTimeoutMS) * time.Millisecond
+	}
 	p := newProgressLine(c.ErrOrStderr(), len(lines), len(lines)-len(left))
 	p.failed, p.spent = failed, spent
-	b := &batch{client: client, terms: terms, concurrency: f.concurrency, limit: ledger.Amount(f.limit), full: g.json, out: out, progress: p, spent: spent}
-	switch err := b.run(c.Context(), left); {
+	b := &batch{
+		client: client, terms: terms, concurrency: f.concurrency, limit: ledger.Amount(f.limit), full: g.json, out: out, progress: p,
+		wait: wait + lookGrace, spent: spent,
+	}
+	if hold != nil && len(left) > 0 {
+		orders, err := hold.begin(c.Context(), client, again)
+		if err != nil {
+			return err
+		}
+		for _, r := range adopt(left, results, orders) {
+			b.spent += r.Cost
+			p.spent = b.spent
+			if err := b.write(r); err != nil {
+				return fmt.Errorf("writing results: %w", err)
+			}
+		}
+	}
+	err = b.run(c.Context(), left)
+	if hold != nil {
+		hold.keep = err != nil || p.open > 0
+	}
+	switch {
 	case err != nil || p.open > 0:
 		if err == nil {
 			err = fmt.Errorf("%w: %d tasks are not settled yet", errStopped, p.open)

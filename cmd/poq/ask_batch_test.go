@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/node/control"
 )
 
 func TestLineOfABatchSaysWhatToAskOrWhatIsWrong(t *testing.T) {
@@ -126,6 +128,33 @@ func TestBatchGoesOnWithWhatHasNoOutcome(t *testing.T) {
 	lines[0].prompt = "changed"
 	if _, _, _, err := remaining(lines, results); !errors.As(err, &usage) || !strings.Contains(err.Error(), "line 1") {
 		t.Errorf("a line that was changed: %v", err)
+	}
+}
+
+func TestLinesOfAKilledBatchGetTheirOrdersBack(t *testing.T) {
+	order := func(n uint64, prompt string) control.Order {
+		return control.Order{Task: ledger.TaskID{byte(n)}, Nonce: n, Fee: 10 + n, Prompt: crypto.Sum([]byte(prompt))}
+	}
+	lines := []batchLine{
+		{number: 1, id: "1", prompt: "twice"},
+		{number: 2, id: "2", prompt: "never ordered"},
+		{number: 3, id: "3", prompt: "twice"},
+		{number: 4, id: "4", prompt: "told", task: ledger.TaskID{3}, fee: 13},
+		{number: 5, id: "5", prompt: "twice"},
+		{number: 6, id: "6", prompt: "bad", err: errors.New("bad")},
+		{number: 7, id: "7", prompt: "told"},
+	}
+	results := map[string]batchResult{"0": {Line: 9, ID: "0", Task: ledger.TaskID{1}}, "4": {Line: 4, ID: "4", Task: ledger.TaskID{3}}}
+	orders := []control.Order{order(1, "twice"), order(2, "twice"), order(3, "told"), order(4, "of another program"), order(5, "twice"), order(6, "bad")}
+	got := ""
+	for _, r := range adopt(lines, results, orders) {
+		got += fmt.Sprintf("%s %d %d; ", r.ID, r.Task[0], r.Cost)
+	}
+	if want := "1 2 12; 3 5 15; "; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if lines[0].task != (ledger.TaskID{2}) || lines[0].fee != 12 || !lines[4].task.IsZero() || lines[3].task != (ledger.TaskID{3}) {
+		t.Errorf("the lines are %+v", lines)
 	}
 }
 
