@@ -37,7 +37,10 @@ func (n *Node) OwnOrders(from uint64) (orders []OwnOrder, next uint64, err error
 func (n *Node) ordersSince(from uint64) (orders []ledger.Order, next uint64, err error) {
 	n.askMu.Lock()
 	defer n.askMu.Unlock()
-	kept, err := n.store.OwnOrders() // first: one that is settled meanwhile is in the ledger
+	if err := n.store.Flush(); err != nil { // nobody may see an order before it is durable
+		return nil, 0, fmt.Errorf("keeping own orders: %w", err)
+	}
+	kept, err := n.store.OwnOrders() // before the ledger, where one stands that is settled meanwhile
 	if err != nil {
 		return nil, 0, fmt.Errorf("reading own orders: %w", err)
 	}
