@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/poqmesh/poq/crypto"
@@ -110,12 +111,13 @@ func timeline(begin time.Time, events []Event) *Timeline {
 // Settlement returns how a settled task ended. The error wraps store.ErrNotFound for a task that is
 // open or unknown.
 func (n *Node) Settlement(ctx context.Context, task ledger.TaskID) (*Settlement, error) {
-	if n.store.IsSettled(task) {
+	r, err := n.store.Receipt(task)
+	if errors.Is(err, store.ErrNotFound) && n.store.IsSettled(task) { // just now
 		if err := n.store.Flush(); err != nil {
 			return nil, err
 		}
+		r, err = n.store.Receipt(task)
 	}
-	r, err := n.store.Receipt(task)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -141,7 +142,7 @@ func runDevnet(c *cobra.Command, g *globals, f devnetFlags) (err error) {
 		peers = append(peers, control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node})
 	}
 	if f.api != "" && len(f.asks) == 0 {
-		api, e := gateway.Serve(f.api, d.Payer().Node)
+		api, e := gateway.Serve(f.api, d.Payer().Node, gateway.WithKeys(filepath.Join(dir, d.Payer().Name)))
 		if e != nil {
 			return usagef("--api: %w", e)
 		}

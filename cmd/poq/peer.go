@@ -102,7 +102,7 @@ func runPeer(c *cobra.Command, f peerFlags) (err error) {
 	}()
 	peer := control.Peer{Name: p.Name, Role: string(p.Role), Node: p.Node, Metrics: registry, Log: recent}
 	if f.api != "" {
-		api, e := gateway.Serve(f.api, p.Node)
+		api, e := gateway.Serve(f.api, p.Node, gateway.WithKeys(filepath.Join(f.dir, f.name)))
 		if e != nil {
 			return usagef("--api: %w", e)
 		}

@@ -50,7 +50,7 @@ The two commands that most people need, in two terminals:
 		return usagef("%w; see %s --help", err, c.CommandPath())
 	})
 	root.AddCommand(
-		newUp(g), newInit(g), newKeys(g), newGenesis(g), newToken(g), newConfig(g),
+		newUp(g), newInit(g), newKeys(g), newAPIKeys(g), newGenesis(g), newToken(g), newConfig(g),
 		newStatus(g), newPeers(g), newPing(g), newTop(g), newDoctor(g), newEngines(g),
 		newDevnet(g), newAsk(g), newLedger(g), newReceipt(g), newJudge(g), newBench(g), newPeer(), newSim(g), newVersion(g),
 	)

@@ -38,7 +38,7 @@ type upFlags struct {
 	passphrase               passphraseFlag
 	metrics, api             string
 	minFee                   credits
-	payers                   []string
+	payers, origins          []string
 }
 
 // defaultPort is where a peer listens unless it is told otherwise, over UDP and TCP.
@@ -91,7 +91,8 @@ Every flag may be set in the environment or in config.toml too: see poq config -
 	c.Flags().StringArrayVar(&f.relays, "relay", nil, "multiaddr of a relay to be reached through when nobody can dial this peer, ending in /p2p/ID; may be repeated")
 	c.Flags().BoolVar(&f.relayService, "relay-service", true, "let others be reached through this peer while it is publicly reachable")
 	c.Flags().StringVar(&f.metrics, "metrics", "", "serve /metrics, /healthz and /readyz at HOST:PORT; without a host on this machine alone")
-	c.Flags().StringVar(&f.api, "api", "", "serve an API for clients of OpenAI at HOST:PORT, which spends this peer's credits; on this machine alone")
+	c.Flags().StringVar(&f.api, "api", "", "serve an API for clients of OpenAI at HOST:PORT, which spends this peer's credits; on this machine alone, unless poq api-keys made a key")
+	c.Flags().StringArrayVar(&f.origins, "api-cors", nil, "let web pages of this origin, as https://chat.example, use the API with a key; may be repeated")
 	c.Flags().StringVar(&f.logLevel, "log-level", "info", "what to log: debug, info, warn or error")
 	c.Flags().StringVar(&f.logFormat, "log-format", "text", "how to log to stderr: text or json")
 	f.passphrase.add(c.Flags())
@@ -193,6 +194,9 @@ func (f *upFlags) check() (p upPlan, err error) {
 	if f.logFormat != "text" && f.logFormat != "json" {
 		return p, usagef("--log-format %s: want text or json", f.logFormat)
 	}
+	if len(f.origins) > 0 && f.api == "" {
+		return p, usagef("--api-cors goes with --api")
+	}
 	if f.join != "" {
 		if p.invitation, err = token.Parse(f.join); err != nil {
 			return p, usagef("--join: %w", err)
@@ -290,7 +294,7 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 	}()
 	peer := control.Peer{Name: upName(n), Role: rolesText(roles), Node: n, Metrics: registry, Log: recent}
 	if f.api != "" {
-		api, e := gateway.Serve(f.api, n)
+		api, e := gateway.Serve(f.api, n, gateway.WithKeys(f.dir), gateway.WithOrigins(f.origins...))
 		if e != nil {
 			return usagef("--api: %w", e)
 		}

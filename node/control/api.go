@@ -82,7 +82,7 @@ func NewStep(e node.Event, begin time.Time, names map[ledger.AccountID]string) S
 
 // Accounts is a ledger's accounts at one moment.
 type Accounts struct {
-	Peer     string        `json:"peer"`
+	Peer     string        `json:"peer,omitempty"` // whose ledger it is
 	Chain    crypto.Hash   `json:"chain"`
 	Tasks    int           `json:"tasks"`
 	Open     int           `json:"open"`

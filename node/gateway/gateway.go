@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/ledger/store"
 	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/apikeys"
 )
 
 // Model is the model that the network as a whole is: the answer that its judges rank first.
@@ -28,6 +30,8 @@ const (
 // Asker is what the gateway needs of a [node.Node].
 type Asker interface {
 	Ask(ctx context.Context, prompt string, o node.AskOptions) (*node.Settlement, error)
+	Status(ctx context.Context, task ledger.TaskID) (*node.TaskStatus, error)
+	Ledger() *store.Store
 }
 
 // Handler answers requests with tasks that n orders. A request that ends early leaves nothing behind here; its order stands. It asks
@@ -39,6 +43,10 @@ func Handler(n Asker) http.Handler {
 	mux.HandleFunc("GET /v1/models/{model}", g.model)
 	mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { g.complete(w, r, chat) })
 	mux.HandleFunc("POST /v1/completions", func(w http.ResponseWriter, r *http.Request) { g.complete(w, r, text) })
+	mux.HandleFunc("GET /v1/poq/tasks/{id}", g.task)
+	mux.HandleFunc("GET /v1/poq/receipts/{id}", g.receipt)
+	mux.HandleFunc("GET /v1/poq/accounts", g.accounts)
+	mux.HandleFunc("GET /v1/poq/accounts/{account}", g.account)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		reject(w, newError(http.StatusNotFound, "invalid_request_error", "unknown_url", "there is no %s %s here: see docs/gateway.md", r.Method, r.URL.Path))
 	})
@@ -86,6 +94,7 @@ type outcome struct {
 	Candidates []candidate        `json:"candidates"`
 	Declined   []node.Declined    `json:"declined,omitempty"`
 	Timeline   *node.Timeline     `json:"timeline,omitempty"`
+	Receipt    string             `json:"receipt,omitempty"` // where it can be fetched, from the root of the gateway
 	Ignored    []string           `json:"ignored,omitempty"` // fields of the request that had no effect
 }
 
@@ -99,7 +108,7 @@ type candidate struct {
 }
 
 func newOutcome(s *node.Settlement, ignored []string) *outcome {
-	o := &outcome{Task: s.Task, Outcome: s.Outcome, Fee: s.Fee, Refund: s.Refund, Declined: s.Declined, Timeline: s.Timeline, Ignored: ignored, Candidates: []candidate{}}
+	o := &outcome{Task: s.Task, Outcome: s.Outcome, Fee: s.Fee, Refund: s.Refund, Declined: s.Declined, Timeline: s.Timeline, Receipt: receiptLink(s.Task), Ignored: ignored, Candidates: []candidate{}}
 	for _, a := range s.Answers {
 		o.Candidates = append(o.Candidates, candidate{a.Rank, a.Worker, a.Score, a.Paid, a.Hash.String()})
 		if a.Rank == 1 && o.Winner == nil { // of several with the best score, the first is shown
@@ -129,7 +138,7 @@ func (g *gateway) complete(w http.ResponseWriter, r *http.Request, k kind) {
 		reject(w, err)
 		return
 	}
-	s, err := g.node.Ask(r.Context(), prompt, q.options())
+	s, err := g.ask(r.Context(), prompt, q.options())
 	if err != nil {
 		reject(w, notSettled(err, k))
 		return
@@ -208,7 +217,10 @@ func notSettled(err error, k kind) error {
 	var funds *node.FundsError
 	var size *node.PromptSizeError
 	var pending *node.PendingError
+	var limit *apikeys.LimitError
 	switch {
+	case errors.As(err, &limit):
+		return newError(http.StatusPaymentRequired, "insufficient_quota", "insufficient_quota", "%v", err)
 	case errors.As(err, &funds):
 		return newError(http.StatusPaymentRequired, "insufficient_quota", "insufficient_balance", "%v", err)
 	case errors.As(err, &size):

@@ -64,10 +64,15 @@ func network(t testing.TB, engines ...llm.Engine) *node.Node {
 	return d.Payer().Node
 }
 
-// serve serves the gateway.
-func serve(t testing.TB, n gateway.Asker) *gateway.Server {
+// serve serves the gateway on loopback.
+func serve(t testing.TB, n gateway.Asker, opts ...gateway.Option) *gateway.Server {
 	t.Helper()
-	s, err := gateway.Serve("127.0.0.1:0", n)
+	return serveAt(t, "127.0.0.1:0", n, opts...)
+}
+
+func serveAt(t testing.TB, addr string, n gateway.Asker, opts ...gateway.Option) *gateway.Server {
+	t.Helper()
+	s, err := gateway.Serve(addr, n, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,6 +116,7 @@ type answer struct {
 			Worker            node.Party
 		}
 		Timeline node.Timeline
+		Receipt  string
 		Ignored  []string
 	}
 	Error *struct {

@@ -8,6 +8,10 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/poqmesh/poq/node/apikeys"
 )
 
 // ErrAddress is wrapped when the gateway must not or can't be served at an address.
@@ -15,68 +19,116 @@ var ErrAddress = errors.New("not an address to serve the API at")
 
 // Server serves the gateway over HTTP.
 type Server struct {
-	addr   string
+	addr   net.Addr
 	http   *http.Server
+	keys   *apikeys.Guard // nil without
 	done   chan error
 	cancel context.CancelFunc
 }
 
-// Serve begins to listen at HOST:PORT, where no host stands for 127.0.0.1 and port 0 for a free one. Callers need no key and spend the
-// credits of n, so it must be an address of this machine alone, and requests of web pages from elsewhere are refused. Close
-// ends it, and must come before the node is closed.
-func Serve(addr string, n Asker) (*Server, error) {
-	host, port, err := net.SplitHostPort(addr)
+// Option is an option of [Serve].
+type Option func(*config)
+
+type config struct {
+	dir     string
+	origins []string
+}
+
+// WithKeys asks callers for one of the keys of a peer's directory as soon as there is one; see package apikeys. The keys may change
+// while the gateway is served. What callers spend is counted in the directory, in which one gateway may do so at a time.
+func WithKeys(dir string) Option { return func(c *config) { c.dir = dir } }
+
+// WithOrigins lets web pages of these origins ask (CORS), such as https://chat.example. They need a key as everybody does.
+func WithOrigins(origins ...string) Option { return func(c *config) { c.origins = origins } }
+
+// maxConnections bounds the clients that are connected at once. Others wait.
+const maxConnections = 4096
+
+// Serve begins to listen at HOST:PORT, where no host stands for 127.0.0.1 and port 0 for a free one. Callers spend the credits of n.
+// As long as there are no keys they need none, so it must be an address of this machine alone, and requests of web pages from
+// elsewhere are refused. Close ends it, and must come before the node is closed.
+func Serve(addr string, n Asker, opts ...Option) (*Server, error) {
+	var c config
+	for _, o := range opts {
+		o(&c)
+	}
+	a, err := newAccess(Handler(n), c)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %q: want HOST:PORT, or :PORT: %w", ErrAddress, addr, err)
+		return nil, fmt.Errorf("web pages are let in by their origin, SCHEME://HOST or SCHEME://HOST:PORT: %w", err)
 	}
-	switch host {
-	case "", "localhost":
-		host = "127.0.0.1"
-	}
-	if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
-		return nil, fmt.Errorf("%w: %q is not this machine alone, and whoever reaches the API spends the account's credits: use 127.0.0.1, behind a proxy that asks who comes", ErrAddress, addr)
-	}
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
+	addr, local, err := listenAddr(addr)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrAddress, err)
+		return nil, err
+	}
+	if c.dir != "" {
+		if a.keys, err = apikeys.Open(c.dir, cost(n)); err != nil {
+			return nil, err
+		}
+	}
+	s := &Server{keys: a.keys, done: make(chan error, 1)}
+	if a.must = !local || len(c.origins) > 0; a.must {
+		err = a.mustHaveKeys(addr, local)
+	}
+	var l net.Listener
+	if err == nil {
+		if l, err = new(net.ListenConfig).Listen(context.Background(), "tcp", addr); err != nil {
+			err = fmt.Errorf("%w: %w", ErrAddress, err)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.closeKeys())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Server{l.Addr().String(), &http.Server{
-		Handler: guard(Handler(n)), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+	s.addr, s.cancel = l.Addr(), cancel
+	s.http = &http.Server{
+		Handler: a, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-	}, make(chan error, 1), cancel}
+	}
 	go func() {
-		s.done <- s.http.Serve(l)
+		s.done <- s.http.Serve(netutil.LimitListener(l, maxConnections))
 		close(s.done)
 	}()
 	return s, nil
 }
 
-// guard refuses what a web page of somebody else makes a browser ask: by its origin, and, where a name was made to point to this
-// machine (DNS rebinding), by the name.
-func guard(h http.Handler) http.Handler {
-	deny := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		reject(w, newError(http.StatusForbidden, "invalid_request_error", "forbidden", "requests of web pages are not served"))
-	})
-	origins := http.NewCrossOriginProtection()
-	origins.SetDenyHandler(deny)
-	h = origins.Handler(h)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Request-Id", requestID())
-		host, _, err := net.SplitHostPort(r.Host)
-		if err != nil {
-			host = r.Host
-		}
-		if _, err := netip.ParseAddr(host); err != nil && host != "localhost" {
-			deny(w, r)
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
+// listenAddr completes an address, and tells whether only this machine reaches it.
+func listenAddr(addr string) (full string, local bool, err error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", false, fmt.Errorf("%w: %q: want HOST:PORT, or :PORT: %w", ErrAddress, addr, err)
+	}
+	switch host {
+	case "", "localhost":
+		host = "127.0.0.1"
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return "", false, fmt.Errorf("%w: %q: the host must be an IP address or localhost", ErrAddress, addr)
+	}
+	return net.JoinHostPort(host, port), ip.IsLoopback(), nil
 }
 
-// URL is the base URL for clients.
-func (s *Server) URL() string { return "http://" + s.addr + "/v1" }
+// mustHaveKeys says what there must be keys for, if there are none.
+func (a *access) mustHaveKeys(addr string, local bool) error {
+	if a.keys != nil {
+		if some, err := a.keys.Wanted(); some || err != nil {
+			return err
+		}
+	}
+	if local {
+		return fmt.Errorf("%w: web pages are served only where callers need a key, and there is none: make one with poq api-keys new NAME", ErrAddress)
+	}
+	return fmt.Errorf("%w: %q is not this machine alone, and whoever reaches the API spends the account's credits: make a key with poq api-keys new NAME, or use 127.0.0.1", ErrAddress, addr)
+}
+
+// URL is the base URL for clients; for those of this machine if it listens on all addresses.
+func (s *Server) URL() string {
+	host, port, _ := net.SplitHostPort(s.addr.String()) // what a listener says is right
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port) + "/v1"
+}
 
 // closeTime is how long Close waits for answers to requests that it called off.
 const closeTime = 5 * time.Second
@@ -91,8 +143,19 @@ func (s *Server) Close() error {
 	if err != nil {
 		err = s.http.Close()
 	}
-	if e := <-s.done; !errors.Is(e, http.ErrServerClosed) { // nil the second time
+	e, first := <-s.done
+	if !first {
+		return err
+	}
+	if !errors.Is(e, http.ErrServerClosed) {
 		err = errors.Join(err, e)
 	}
-	return err
+	return errors.Join(err, s.closeKeys())
+}
+
+func (s *Server) closeKeys() error {
+	if s.keys == nil {
+		return nil
+	}
+	return s.keys.Close()
 }
