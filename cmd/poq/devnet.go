@@ -27,8 +27,8 @@ import (
 
 type devnetFlags struct {
 	workers, validators int
-	dir, engine, model  string
-	api                 string
+	dir, model, api     string
+	engines             []string
 	workerEngines       []string
 	seed                uint64
 	asks                []string
@@ -58,7 +58,7 @@ again to see what the others make of it:
   poq devnet start validator-2`,
 		Example: `  poq devnet
   poq devnet --dir ./net --workers 2 --engine smol
-  poq devnet --worker-engine 1=openai=http://127.0.0.1:11434/v1,model=llama3.2
+  poq devnet --worker-engine 1=openai=http://127.0.0.1:11434/v1,model=llama3.2 --worker-engine 1=extract
   poq devnet --ask "What is the capital of France?"
   poq devnet --processes`,
 		Args: args(cobra.NoArgs),
@@ -67,8 +67,8 @@ again to see what the others make of it:
 	c.Flags().IntVar(&f.validators, "validators", 4, "number of validators, which judge and settle")
 	c.Flags().StringVar(&f.dir, "dir", "", "directory to keep the network in")
 	c.Flags().Uint64Var(&f.seed, "seed", 0, "make the keys from this number, for networks that look the same every time")
-	c.Flags().StringVar(&f.engine, "engine", "", "answer engine of all workers: smol, extract or openai=URL, with options")
-	c.Flags().StringArrayVar(&f.workerEngines, "worker-engine", nil, "answer engine of one worker, as N=SPEC; may be repeated")
+	c.Flags().StringArrayVar(&f.engines, "engine", nil, "answer engine of all workers: smol, extract or openai=URL, with options; if repeated, the first that is well and takes the task answers")
+	c.Flags().StringArrayVar(&f.workerEngines, "worker-engine", nil, "answer engine of one worker instead, as N=SPEC; may be repeated, for one worker too")
 	c.Flags().StringVar(&f.model, "judge-model", "", "directory of another judge model instead of the one in the binary")
 	c.Flags().StringArrayVar(&f.asks, "ask", nil, "ask this, print the settlement, verify the ledgers and exit; may be repeated")
 	c.Flags().StringVar(&f.api, "api", "127.0.0.1:0", "where the payer serves an API for clients of OpenAI, as HOST:PORT; port 0 takes a free one, \"\" serves none")
@@ -96,7 +96,7 @@ func runDevnet(c *cobra.Command, g *globals, f devnetFlags) (err error) {
 	if f.processes && len(f.asks) > 0 {
 		return usagef("--ask does not go with --processes: use poq ask when the network is ready")
 	}
-	specs, engines, err := workerEngines(f.workers, f.engine, f.workerEngines)
+	specs, engines, err := workerEngines(f.workers, f.engines, f.workerEngines)
 	if err != nil {
 		return err
 	}

@@ -29,34 +29,37 @@ func defaultEngine(i int) string {
 	return "smol,temperature=0.9,seed=" + strconv.Itoa(i)
 }
 
-// workerEngines makes the engines of n workers, and returns the specs that each was made from. each
-// overrides all, by N=SPEC with N from 1.
-func workerEngines(n int, all string, each []string) (specs []string, list []llm.Engine, err error) {
-	specs = make([]string, n)
-	for i := range specs {
-		if specs[i] = all; all == "" {
-			specs[i] = defaultEngine(i)
-		}
-	}
+// workerEngines makes the engines of n workers, and returns the specs that each was made from. each, by N=SPEC with N from 1, stands
+// for one worker in the place of all.
+func workerEngines(n int, all, each []string) (specs [][]string, list []llm.Engine, err error) {
+	specs = make([][]string, n)
 	for _, e := range each {
 		number, spec, ok := strings.Cut(e, "=")
 		i, err := strconv.Atoi(number)
 		if !ok || err != nil || i < 1 || i > n {
 			return nil, nil, usagef("--worker-engine %s: want N=SPEC with N from 1 to %d", e, n)
 		}
-		specs[i-1] = spec
+		specs[i-1] = append(specs[i-1], spec)
 	}
-	made := map[string]llm.Engine{} // equal specs share an engine: its memory, or its server with the bounds on work
+	made := map[string]llm.Engine{} // workers with equal specs share engines: their memory, or their servers with the bounds on work
 	list = make([]llm.Engine, n)
-	for i, s := range specs {
-		if made[s] == nil {
-			e, err := engines.New(s)
+	for i := range specs {
+		switch {
+		case len(specs[i]) > 0:
+		case len(all) > 0:
+			specs[i] = all
+		default:
+			specs[i] = []string{defaultEngine(i)}
+		}
+		key := strings.Join(specs[i], "\n")
+		if made[key] == nil {
+			e, err := engines.New(specs[i]...)
 			if err != nil {
 				return nil, nil, usageError{err}
 			}
-			made[s] = e
+			made[key] = e
 		}
-		list[i] = made[s]
+		list[i] = made[key]
 	}
 	return specs, list, nil
 }

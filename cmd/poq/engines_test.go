@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,5 +51,37 @@ func TestDetectPrintsTheEngineThatUsesTheServer(t *testing.T) {
 	}
 	if _, err := run("--at", "a/b"); !errors.As(err, new(usageError)) {
 		t.Errorf("wrong address: %v", err)
+	}
+}
+
+func TestWorkersOfADevnetHaveTheEnginesOfTheirNumber(t *testing.T) {
+	for _, c := range []struct {
+		all, each []string
+		want      string
+	}{
+		{nil, nil, "smol|smol|extract"},
+		{[]string{"extract"}, nil, "extract|extract|extract"},
+		{[]string{"smol", "extract"}, []string{"2=extract"}, "smol+extract|extract|smol+extract"},
+		{nil, []string{"3=smol,alias=a", "1=extract", "3=extract,alias=b"}, "extract|smol|smol+extract"},
+	} {
+		specs, list, err := workerEngines(3, c.all, c.each)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for i, e := range list {
+			names = append(names, e.Name())
+			if same, err := engines.New(specs[i]...); err != nil || !slices.Equal(same.Models(), e.Models()) {
+				t.Errorf("%q makes another engine (%v)", specs[i], err)
+			}
+		}
+		if got := strings.Join(names, "|"); got != c.want {
+			t.Errorf("%q, %q: got %s, want %s", c.all, c.each, got, c.want)
+		}
+	}
+	for _, e := range []string{"0=smol", "4=smol", "smol", "1=", "x=smol"} {
+		if _, _, err := workerEngines(3, nil, []string{e}); !errors.As(err, new(usageError)) {
+			t.Errorf("%s: %v", e, err)
+		}
 	}
 }

@@ -25,10 +25,10 @@ import (
 
 // peerFlags are those of one peer's process, which poq devnet --processes starts.
 type peerFlags struct {
-	dir, name, socket, engine, model string
-	api                              string
-	look                             devnet.Look
-	verbose                          bool
+	dir, name, socket, model, api string
+	engines                       []string
+	look                          devnet.Look
+	verbose                       bool
 }
 
 func newPeer() *cobra.Command {
@@ -39,7 +39,7 @@ func newPeer() *cobra.Command {
 	run.Flags().StringVar(&f.socket, "socket", "", "where to serve the control socket")
 	run.Flags().IntVar(&f.look.Others, "others", 0, "how many peers to look for")
 	run.Flags().DurationVar(&f.look.Most, "look", 0, "how long to look for them before it is ready all the same")
-	run.Flags().StringVar(&f.engine, "engine", "", "answer engine of a worker")
+	run.Flags().StringArrayVar(&f.engines, "engine", nil, "answer engine of a worker; may be repeated")
 	run.Flags().StringVar(&f.model, "judge-model", "", "judge of a validator: a directory, or nothing for the one in the binary")
 	run.Flags().StringVar(&f.api, "api", "", "where a payer serves an API for clients of OpenAI")
 	run.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log what the peer does to stderr")
@@ -56,7 +56,9 @@ func (f peerFlags) arguments(role devnet.Role) []string {
 	case devnet.Validator:
 		a = append(a, "--judge-model="+f.model)
 	case devnet.Worker:
-		a = append(a, "--engine="+f.engine)
+		for _, e := range f.engines {
+			a = append(a, "--engine="+e)
+		}
 	case devnet.Payer:
 		a = append(a, "--api="+f.api)
 	}
@@ -79,8 +81,8 @@ func runPeer(c *cobra.Command, f peerFlags) (err error) {
 		defer func() { err = errors.Join(err, closeJudge()) }()
 		opts = append(opts, node.WithJudge(judge))
 	}
-	if f.engine != "" {
-		e, err := engines.New(f.engine)
+	if len(f.engines) > 0 {
+		e, err := engines.New(f.engines...)
 		if err != nil {
 			return usageError{err}
 		}
@@ -127,7 +129,7 @@ func runPeer(c *cobra.Command, f peerFlags) (err error) {
 }
 
 // runProcesses runs a network whose peers are processes of their own, until the user ends it.
-func runProcesses(c *cobra.Command, g *globals, f devnetFlags, dir string, specs []string) (err error) {
+func runProcesses(c *cobra.Command, g *globals, f devnetFlags, dir string, specs [][]string) (err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("finding this program to start peers with: %w", err)
@@ -151,7 +153,7 @@ func runProcesses(c *cobra.Command, g *globals, f devnetFlags, dir string, specs
 		Command: func(p devnet.Peer, look devnet.Look) *exec.Cmd {
 			flags := peerFlags{dir: dir, name: p.Name, socket: name.Peer(p.Name), model: f.model, api: f.api, look: look, verbose: f.verbose}
 			if p.Role == devnet.Worker {
-				flags.engine = specs[p.Index]
+				flags.engines = specs[p.Index]
 			}
 			return exec.CommandContext(context.Background(), self, flags.arguments(p.Role)...) //nolint:gosec // this program; its network ends it
 		},
