@@ -26,9 +26,7 @@ type Request struct {
 	// Prompt is the question, with the passage it is about, if any, after an empty line.
 	Prompt string
 
-	// MaxTokens bounds the length of the answer, in tokens of the engine's model. Zero stands for the engine's default;
-	// an engine may lower what it is asked for to what it can do.
-	MaxTokens int
+	Options
 }
 
 // Answer is what an engine made of a prompt.

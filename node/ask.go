@@ -9,6 +9,7 @@ import (
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
 )
 
 // Errors of a bad request: nothing was ordered.
@@ -17,7 +18,7 @@ var (
 	ErrBadOption   = errors.New("option out of range")
 )
 
-// PromptSizeError says that a prompt is too long.
+// PromptSizeError says that a prompt, with its options, is too long. Sizes are in bytes.
 type PromptSizeError struct{ Size, Limit int }
 
 // Error names both sizes.
@@ -51,6 +52,7 @@ type AskOptions struct {
 	AnswerTimeout time.Duration // from the lock until commitments to answers close
 	ScoreTimeout  time.Duration // from the lock until the panel commits to what it has scored
 	Split         uint32        // of the genesis; the first one by default
+	llm.Options                 // for the engines
 	OnEvent       func(Event)   // called for every step, in order, from Ask's goroutine
 }
 
@@ -121,11 +123,17 @@ func (n *Node) await(ctx context.Context, task ledger.TaskID, o ledger.Order, ev
 // newOrder checks and signs an order, and keeps it before anybody sees it: a payer that forgot one
 // would sign another with its nonce and freeze its own account.
 func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, error) {
-	switch {
-	case strings.TrimSpace(prompt) == "":
+	if strings.TrimSpace(prompt) == "" {
 		return nil, ErrEmptyPrompt
-	case len(prompt) > ledger.MaxPrompt:
-		return nil, &PromptSizeError{len(prompt), ledger.MaxPrompt}
+	}
+	blob, err := encodeRequest(llm.Request{Prompt: prompt, Options: o.Options})
+	switch {
+	case errors.Is(err, ErrNulPrompt):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrBadOption, err)
+	case len(blob) > ledger.MaxPrompt:
+		return nil, &PromptSizeError{len(blob), ledger.MaxPrompt}
 	}
 	if o.Fee == 0 {
 		o.Fee = max(DefaultFee, n.genesis.MinFee)
@@ -176,14 +184,14 @@ func (n *Node) signOrder(prompt string, o AskOptions) (*ledger.OrderMessage, err
 	}
 	order := ledger.Order{
 		Payer: n.Account(), Nonce: n.ownNext, Previous: n.ownLast, Fee: o.Fee, Split: o.Split,
-		Prompt: crypto.Sum([]byte(prompt)), Judge: n.genesis.Judge, MaxAnswers: uint8(o.MaxAnswers),
+		Prompt: crypto.Sum(blob), Judge: n.genesis.Judge, MaxAnswers: uint8(o.MaxAnswers),
 		AnswerDeadline: uint32(o.AnswerTimeout.Milliseconds()), ScoreDeadline: uint32(o.ScoreTimeout.Milliseconds()),
 	}
 	m := &ledger.OrderMessage{Order: ledger.Sign(n.domain, n.identity.Account, order)}
-	if len(prompt) <= ledger.MaxInline {
-		m.Prompt = []byte(prompt)
+	if len(blob) <= ledger.MaxInline {
+		m.Prompt = blob
 	}
-	n.content.keep([]byte(prompt))
+	n.content.keep(blob)
 	if err := n.store.PutOwn(order.Nonce, m); err != nil {
 		return nil, fmt.Errorf("keeping the order: %w", err)
 	}

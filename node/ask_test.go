@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
 )
 
 func TestPeersHoldTheSameLedgerAfterConcurrentAsks(t *testing.T) {
@@ -134,6 +135,9 @@ func TestBadOrdersOrderNothing(t *testing.T) {
 		"empty prompt":           {"", AskOptions{}, empty},
 		"blank prompt":           {" \n\t", AskOptions{}, empty},
 		"prompt over the limit":  {text(ledger.MaxPrompt + 1), AskOptions{}, size},
+		"prompt with NUL first":  {"\x00\x01q", AskOptions{}, func(err error) bool { return errors.Is(err, ErrNulPrompt) }},
+		"temperature too high":   {"q", AskOptions{Options: llm.Options{Temperature: new(2.5)}}, usage},
+		"no room for options":    {text(ledger.MaxPrompt - 28), AskOptions{Options: llm.Options{MaxTokens: 1}}, size},
 		"no answers":             {"q", AskOptions{MaxAnswers: -1}, usage},
 		"too many answers":       {"q", AskOptions{MaxAnswers: ledger.MaxAnswers + 1}, usage},
 		"fee below the minimum":  {"q", AskOptions{Fee: 999}, usage},

@@ -258,9 +258,9 @@ func (l *loop) Score(task ledger.TaskID, o ledger.Order, a ledger.AnswerID, text
 }
 
 func (n *Node) score(ctx context.Context, o ledger.Order, a ledger.AnswerID, text []byte) (ledger.Score, error) {
-	prompt, err := n.content.get(ctx, o.Prompt, ledger.MaxPrompt)
+	q, err := n.content.request(ctx, o)
 	if err != nil {
-		return 0, fmt.Errorf("prompt: %w", err)
+		return 0, err
 	}
 	if len(text) == 0 {
 		if text, err = n.content.get(ctx, a.Text, ledger.MaxAnswer); err != nil {
@@ -268,7 +268,7 @@ func (n *Node) score(ctx context.Context, o ledger.Order, a ledger.AnswerID, tex
 		}
 	}
 	begin := time.Now()
-	s, err := n.cfg.judge.Score(ctx, string(prompt), string(text))
+	s, err := n.cfg.judge.Score(ctx, q.Prompt, string(text))
 	n.meter.judged(begin, ledger.Score(s), err)
 	return ledger.Score(s), err
 }

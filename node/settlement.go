@@ -8,6 +8,7 @@ import (
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/llm"
 )
 
 // Settlement tells how a task ended, derived anew from its receipt. Its JSON form is stable: fields
@@ -19,6 +20,7 @@ type Settlement struct {
 	Payer      Party                 `json:"payer"`
 	Nonce      uint64                `json:"nonce"`
 	Prompt     string                `json:"prompt"` // "" when the text is not kept any more
+	Options    llm.Options           `json:"options,omitzero"`
 	Fee        ledger.Amount         `json:"fee"`
 	Refund     ledger.Amount         `json:"refund"`
 	Burned     ledger.Amount         `json:"burned"`
@@ -134,15 +136,16 @@ func (n *Node) settlement(ctx context.Context, r *ledger.Receipt, t *Timeline) *
 	})
 }
 
-// Describe derives a settlement from its receipt, which must have been verified. text finds prompts
-// and answers by their hash and returns "" for those that it can't find; t may be nil.
+// Describe derives a settlement from its receipt, which must have been verified. text finds by their hash what is kept of
+// prompts and answers, and returns "" for what it can't find; t may be nil. A prompt that is malformed is shown as "".
 func Describe(g *ledger.Genesis, r *ledger.Receipt, t *Timeline, text func(crypto.Hash) string) *Settlement {
 	d, o := ledger.Domain(g), r.Order.Statement
 	v := ledger.Derive(g, d, r.Task(), o, r.Seal.Value, r.Outcome.Reveals)
 	names := Names(g)
+	q, _ := decodeRequest([]byte(text(o.Prompt)))
 	party := func(id ledger.AccountID) Party { return Party{id, names[id]} }
 	s := &Settlement{
-		Task: r.Task(), Chain: d.Chain, Outcome: v.Outcome.Kind, Payer: party(o.Payer), Nonce: o.Nonce, Prompt: text(o.Prompt),
+		Task: r.Task(), Chain: d.Chain, Outcome: v.Outcome.Kind, Payer: party(o.Payer), Nonce: o.Nonce, Prompt: q.Prompt, Options: q.Options,
 		Fee: o.Fee, Refund: v.Refund, Burned: v.Burned, Credits: v.Outcome.Credits, Signers: r.Settle.Signers(), Timeline: t,
 		Answers: []SettledAnswer{},
 	}

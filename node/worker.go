@@ -140,8 +140,11 @@ func (w *worker) prepare(ctx context.Context, task ledger.TaskID, o ledger.Order
 }
 
 func (w *worker) generate(ctx context.Context, o ledger.Order) (string, error) {
-	prompt, err := w.node.content.get(ctx, o.Prompt, ledger.MaxPrompt)
-	if err != nil {
+	q, err := w.node.content.request(ctx, o)
+	switch {
+	case errors.Is(err, crypto.ErrEncoding):
+		return "", fmt.Errorf("%w: %w", &llm.DeclineError{Reason: "the prompt is malformed"}, err)
+	case err != nil:
 		return "", fmt.Errorf("%w: %w", &llm.DeclineError{Reason: "the prompt could not be fetched"}, err)
 	}
 	if w.turn != nil {
@@ -153,15 +156,15 @@ func (w *worker) generate(ctx context.Context, o ledger.Order) (string, error) {
 		}
 	}
 	begin := time.Now()
-	text, err := w.ask(ctx, string(prompt))
+	text, err := w.ask(ctx, q)
 	w.node.meter.answered(begin, err)
 	w.announce() // the engine may have asked its server for them
 	return text, err
 }
 
 // ask asks the engine, and takes no answer that nobody could use.
-func (w *worker) ask(ctx context.Context, prompt string) (string, error) {
-	a, err := w.node.cfg.engine.Generate(ctx, llm.Request{Prompt: prompt}, nil)
+func (w *worker) ask(ctx context.Context, q llm.Request) (string, error) {
+	a, err := w.node.cfg.engine.Generate(ctx, q, nil)
 	switch {
 	case err != nil:
 		return "", err

@@ -26,7 +26,7 @@ func (*Engine) Name() string { return "extract" }
 func (*Engine) Models() []string { return []string{ModelName} }
 
 // Generate implements [llm.Engine]. It declines a prompt without a passage, a task that is neither a question nor a summary, and a
-// question that shares no word with the passage. Where [llm.Request.MaxTokens] is set, an answer has at most so many words.
+// question that shares no word with the passage. Where [llm.Options.MaxTokens] is set, an answer has at most so many words.
 func (*Engine) Generate(ctx context.Context, req llm.Request, emit func(string)) (*llm.Answer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("extract: stopped: %w", context.Cause(ctx))

@@ -185,7 +185,7 @@ func TestSentencesEndWhereReadersEndThem(t *testing.T) {
 }
 
 func TestMaxTokensBoundsTheWords(t *testing.T) {
-	a, err := New().Generate(context.Background(), llm.Request{Prompt: "Summarise this article.\n\n" + tide, MaxTokens: 7}, nil)
+	a, err := New().Generate(context.Background(), llm.Request{Prompt: "Summarise this article.\n\n" + tide, Options: llm.Options{MaxTokens: 7}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

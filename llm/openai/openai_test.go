@@ -108,7 +108,7 @@ func TestAnswerIsStreamed(t *testing.T) {
 		events(w, `{"choices":[{"delta":{"role":"assistant","content":""}}]}`, piece("\nPa"), piece("ris"), piece(" is old. "), finished, usage, done)
 	})
 	var pieces []string
-	a, err := s.engine(t, Options{Model: "small"}).Generate(t.Context(), llm.Request{Prompt: "Hi?", MaxTokens: 7}, func(p string) { pieces = append(pieces, p) })
+	a, err := s.engine(t, Options{Model: "small"}).Generate(t.Context(), llm.Request{Prompt: "Hi?", Options: llm.Options{MaxTokens: 7}}, func(p string) { pieces = append(pieces, p) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func newEngine(t *testing.T, o Options) *Engine {
 
 func generate(t *testing.T, e *Engine, prompt string, most int) *llm.Answer {
 	t.Helper()
-	a, err := e.Generate(context.Background(), llm.Request{Prompt: prompt, MaxTokens: most}, nil)
+	a, err := e.Generate(context.Background(), llm.Request{Prompt: prompt, Options: llm.Options{MaxTokens: most}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func TestOneModelServesManyRequestsAtOnce(t *testing.T) {
 	for k, text := range want {
 		wg.Go(func() {
 			e := []*Engine{first, second}[k.engine]
-			a, err := e.Generate(context.Background(), llm.Request{Prompt: prompts[k.prompt], MaxTokens: most}, nil)
+			a, err := e.Generate(context.Background(), llm.Request{Prompt: prompts[k.prompt], Options: llm.Options{MaxTokens: most}}, nil)
 			if err != nil || a.Text != text {
 				t.Errorf("engine %d, %s: got %v, %v, alone %q", k.engine, prompts[k.prompt], a, err, text)
 			}

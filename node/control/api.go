@@ -8,6 +8,7 @@ import (
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/devnet"
 )
@@ -51,6 +52,7 @@ type AskRequest struct {
 	MaxAnswers      int           `json:"max_answers,omitempty"`
 	AnswerTimeoutMS int64         `json:"answer_timeout_ms,omitempty"`
 	ScoreTimeoutMS  int64         `json:"score_timeout_ms,omitempty"`
+	llm.Options
 }
 
 // AskUpdate is a line of the answer to AskRequest: steps, and at last a settlement or an error.

@@ -236,7 +236,7 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	settlement, err := p.Node.Ask(r.Context(), q.Prompt, node.AskOptions{
-		Fee: q.Fee, MaxAnswers: q.MaxAnswers,
+		Fee: q.Fee, MaxAnswers: q.MaxAnswers, Options: q.Options,
 		AnswerTimeout: time.Duration(q.AnswerTimeoutMS) * time.Millisecond, ScoreTimeout: time.Duration(q.ScoreTimeoutMS) * time.Millisecond,
 		OnEvent: func(e node.Event) {
 			st := NewStep(e, begin, names)
@@ -463,7 +463,7 @@ func toError(err error) *Error {
 	switch {
 	case errors.As(err, &own):
 		return own
-	case errors.As(err, &size), errors.Is(err, node.ErrEmptyPrompt), errors.Is(err, node.ErrBadOption), errors.Is(err, store.ErrAmbiguous), errors.Is(err, store.ErrBadID):
+	case errors.As(err, &size), errors.Is(err, node.ErrEmptyPrompt), errors.Is(err, node.ErrNulPrompt), errors.Is(err, node.ErrBadOption), errors.Is(err, store.ErrAmbiguous), errors.Is(err, store.ErrBadID):
 		code = CodeUsage
 	case errors.As(err, &funds):
 		code = CodeFunds

@@ -225,7 +225,7 @@ func notSettled(err error, k kind) error {
 		return newError(http.StatusPaymentRequired, "insufficient_quota", "insufficient_balance", "%v", err)
 	case errors.As(err, &size):
 		return badRequest(k.param, "context_length_exceeded", "%v", err)
-	case errors.Is(err, node.ErrEmptyPrompt):
+	case errors.Is(err, node.ErrEmptyPrompt), errors.Is(err, node.ErrNulPrompt):
 		return badRequest(k.param, "", "%v", err)
 	case errors.Is(err, node.ErrBadOption):
 		return badRequest("poq", "", "%v", err)
