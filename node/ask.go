@@ -161,7 +161,7 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 	case o.AnswerTimeout < ledger.MinDeadline || o.AnswerTimeout > o.ScoreTimeout || o.ScoreTimeout > ledger.MaxDeadline:
 		return nil, fmt.Errorf("%w: deadlines of %v and %v, want %v to %v in this order", ErrBadOption, o.AnswerTimeout, o.ScoreTimeout, ledger.MinDeadline, ledger.MaxDeadline)
 	}
-	m, err := n.signOrder(prompt, o)
+	m, err := n.signOrder(blob, o)
 	if err != nil {
 		return nil, err
 	}
@@ -171,8 +171,8 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 	return m, nil
 }
 
-// signOrder signs the next order of the own account and puts it into the store, where it is not durable yet.
-func (n *Node) signOrder(prompt string, o AskOptions) (*ledger.OrderMessage, error) {
+// signOrder signs the next order of the own account, of a prompt as it is encoded, and puts it into the store, where it is not durable yet.
+func (n *Node) signOrder(blob []byte, o AskOptions) (*ledger.OrderMessage, error) {
 	n.askMu.Lock()
 	defer n.askMu.Unlock()
 	account, unlocked := n.accountAndUnlockedFees()
