@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -73,9 +74,9 @@ func newAsk(g *globals) *cobra.Command {
 				}
 			}
 		}
-		validators := 0
+		validators, workers := 0, 0
 		if n, err := client.Node(c.Context(), "", control.Look{}); err == nil { // else Ask says what is wrong
-			validators = len(n.Committee)
+			validators, workers = len(n.Committee), workersOf(n.State)
 			if note := quorumNote(n.Committee); note != "" {
 				fmt.Fprintln(c.ErrOrStderr(), note)
 			}
@@ -83,7 +84,7 @@ func newAsk(g *globals) *cobra.Command {
 		if batch.file != "" {
 			return batch.run(c, g, client, terms)
 		}
-		line := newStageLine(c.ErrOrStderr(), validators)
+		line := newStageLine(c.ErrOrStderr(), validators, workers, answerTimeout)
 		s, err := client.Ask(c.Context(), terms, line.step)
 		line.end()
 		if c.Context().Err() != nil && !line.task.IsZero() {
@@ -115,6 +116,19 @@ func quorumNote(committee []node.Member) string {
 		return ""
 	}
 	return fmt.Sprintf("connected to %d of %d validators; it takes %d to settle: the task waits until they are there; see poq status", here, n, quorum)
+}
+
+// workersOf counts the workers that a peer knows of: itself, and those that it is connected to.
+func workersOf(s node.State) (workers int) {
+	if s.Worker != nil {
+		workers++
+	}
+	for _, p := range s.Peers {
+		if p.Connected && slices.Contains(p.Labels, string(devnet.Worker)) {
+			workers++
+		}
+	}
+	return workers
 }
 
 // readPrompt puts a question and the text that it is about together.
@@ -160,6 +174,9 @@ type stageLine struct {
 	w          io.Writer
 	live       bool
 	validators int
+	workers    int // that are connected
+	answering  time.Duration
+	closes     int64 // when the time for answers is over, µs after the request
 	answers    int
 	declined   int
 	scores     int
@@ -168,9 +185,9 @@ type stageLine struct {
 	revealed   int64
 }
 
-func newStageLine(w io.Writer, validators int) *stageLine {
+func newStageLine(w io.Writer, validators, workers int, answering time.Duration) *stageLine {
 	f, ok := w.(*os.File)
-	return &stageLine{w: w, live: ok && term.IsTerminal(int(f.Fd())), validators: validators}
+	return &stageLine{w: w, live: ok && term.IsTerminal(int(f.Fd())), validators: validators, workers: workers, answering: answering}
 }
 
 func (l *stageLine) step(s control.Step) {
@@ -180,6 +197,7 @@ func (l *stageLine) step(s control.Step) {
 	case "ordered":
 		text = "order gossiped"
 	case "locked":
+		l.closes = s.TimeUS + l.answering.Microseconds()
 		text = fmt.Sprintf("fee locked in %d ms, workers are answering", s.TimeUS/1000)
 	case "committed":
 		l.answers++
@@ -202,16 +220,26 @@ func (l *stageLine) step(s control.Step) {
 	default:
 		return
 	}
-	stamp := fmt.Sprintf("%6.2f s  ", float64(s.TimeUS)/1e6)
-	if l.live {
-		fmt.Fprintf(l.w, "\r\033[K%s%s", stamp, text)
-		if s.Step == "declined" {
-			fmt.Fprintln(l.w)
-		}
-		l.last = text
+	l.show(s.TimeUS, text, s.Step == "declined")
+	if s.Step == "declined" && l.declined == l.workers && l.answers == 0 {
+		left := (time.Duration(l.closes-s.TimeUS) * time.Microsecond).Round(time.Second)
+		l.show(s.TimeUS, fmt.Sprintf("no connected worker answers; if no other one does, the outcome is due in %s: wait, or Ctrl-C and later poq ledger task %s",
+			max(left, 0), s.Task.Short()), true)
+	}
+}
+
+// show writes what has happened; on a terminal the next thing takes its place, unless it stays.
+func (l *stageLine) show(us int64, text string, stays bool) {
+	line := fmt.Sprintf("%6.2f s  %s", float64(us)/1e6, text)
+	if !l.live {
+		fmt.Fprintln(l.w, line)
 		return
 	}
-	fmt.Fprintf(l.w, "%s%s\n", stamp, text)
+	fmt.Fprint(l.w, "\r\033[K", line)
+	l.last = text
+	if stays {
+		fmt.Fprintln(l.w)
+	}
 }
 
 // end leaves the last stage on the screen.

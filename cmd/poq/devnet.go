@@ -200,7 +200,7 @@ func askDevnet(c *cobra.Command, g *globals, f devnetFlags, d *devnet.Devnet, ca
 	var settlements []*node.Settlement
 	out := c.OutOrStdout()
 	for _, prompt := range f.asks {
-		line := newStageLine(c.ErrOrStderr(), f.validators)
+		line := newStageLine(c.ErrOrStderr(), f.validators, f.workers, node.DefaultAnswerTimeout)
 		if !g.json {
 			fmt.Fprintf(out, "\n>>> %s\n", strings.ReplaceAll(strings.TrimSpace(prompt), "\n", "\n    "))
 		}
