@@ -34,9 +34,10 @@ type TopicConfig[T any] struct {
 	Rate int
 	// Validate decodes and checks a message before it is passed on to other peers. from is the peer that
 	// handed it over, not the one that made it; it is the host's own id for what Publish sends. It runs in up to
-	// eight goroutines at once, which all topics share: it must be quick, and end by the deadline of ctx (2 s).
+	// eight goroutines at once, which all topics share: it must be quick, and end within 2 s. ctx ends when the host closes,
+	// or is that of Publish.
 	// Nil error: deliver and pass on. Error wrapping ErrReject: drop, and hold it against from. Any other
-	// error, a panic, or any error after the deadline: drop, nobody's fault; what is well-formed and worthless, as of a
+	// error, a panic, or any error after the 2 s: drop, nobody's fault; what is well-formed and worthless, as of a
 	// sender who cannot pay, is for the caller to hold against from with [Host.Fault].
 	// A dropped message is not looked at again within Config.SeenTTL, whoever sends it. So a message that merely
 	// came too early must be accepted and kept.
@@ -76,8 +77,9 @@ func Join[T any](h *Host, cfg TopicConfig[T]) (*Topic, error) {
 	}
 	t := &Topic{h: h, name: cfg.Name, maxSize: cfg.MaxSize}
 	h.standings.rates.store(h.id(cfg.Name), cmp.Or(cfg.Rate, DefaultRate))
+	what := "topic " + cfg.Name
 	t.validate = func(ctx context.Context, from peer.ID, data []byte) (any, error) {
-		return guard(h, "topic "+cfg.Name, func() (any, error) {
+		return guard(h, what, func() (any, error) {
 			msg, err := cfg.Validate(ctx, from, data)
 			return validated[T]{msg, from}, err
 		})
@@ -100,8 +102,7 @@ func (t *Topic) join(handle func(*pubsub.Message)) error {
 	if !h.begin() {
 		return ErrClosed
 	}
-	err := h.gossip.RegisterTopicValidator(id, t.verdict,
-		pubsub.WithValidatorInline(true), pubsub.WithValidatorTimeout(validateTimeout))
+	err := h.gossip.RegisterTopicValidator(id, t.verdict, pubsub.WithValidatorInline(true))
 	if err == nil {
 		t.topic, err = h.gossip.Join(id)
 	}
@@ -134,8 +135,9 @@ func (t *Topic) verdict(ctx context.Context, from peer.ID, m *pubsub.Message) pu
 	if from == t.h.ID() && m.ValidatorData != nil {
 		return pubsub.ValidationAccept
 	}
+	begin := time.Now()
 	msg, err := t.check(ctx, from, m.GetData())
-	result := verdictOf(ctx, err)
+	result := verdictOf(begin, err)
 	if result == pubsub.ValidationAccept {
 		m.ValidatorData = msg
 	} else {
@@ -152,12 +154,13 @@ func (t *Topic) check(ctx context.Context, from peer.ID, data []byte) (any, erro
 }
 
 // verdictOf is the one place where an error becomes a verdict on a gossip message and so on its sender.
-// A check that failed after its time was over proves nothing, whatever it says.
-func verdictOf(ctx context.Context, err error) pubsub.ValidationResult {
+// A check that failed after its time was over proves nothing, whatever it says. That time is a clock's and not a context's, whose
+// timer would cost each message more than most checks do.
+func verdictOf(begin time.Time, err error) pubsub.ValidationResult {
 	switch {
 	case err == nil:
 		return pubsub.ValidationAccept
-	case errors.Is(err, ErrReject) && ctx.Err() == nil:
+	case errors.Is(err, ErrReject) && time.Since(begin) < validateTimeout:
 		return pubsub.ValidationReject
 	default:
 		return pubsub.ValidationIgnore

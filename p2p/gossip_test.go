@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
@@ -70,25 +72,20 @@ func TestThirtyHostsLiveInOneProcess(t *testing.T) {
 func TestVerdictBlamesOnlyWhatTheSenderAnswersFor(t *testing.T) {
 	h := newHost(t, Config{})
 	topic := join(t, h, nil)
-	over, cancel := context.WithCancel(context.Background())
-	cancel()
 	for _, c := range []struct {
 		name string
-		ctx  context.Context
 		data string
 		want pubsub.ValidationResult
 	}{
-		{"a good message", t.Context(), "good", pubsub.ValidationAccept},
-		{"a good message checked late", over, "good", pubsub.ValidationAccept},
-		{"the sender's fault", t.Context(), "bad", pubsub.ValidationReject},
-		{"the sender's fault found late", over, "bad", pubsub.ValidationIgnore},
-		{"any other error", t.Context(), "odd", pubsub.ValidationIgnore},
-		{"a panic", t.Context(), "oops", pubsub.ValidationIgnore},
-		{"the largest message", t.Context(), strings.Repeat("x", 8<<10), pubsub.ValidationAccept},
-		{"a larger message", t.Context(), strings.Repeat("x", 8<<10+1), pubsub.ValidationReject},
+		{"a good message", "good", pubsub.ValidationAccept},
+		{"the sender's fault", "bad", pubsub.ValidationReject},
+		{"any other error", "odd", pubsub.ValidationIgnore},
+		{"a panic", "oops", pubsub.ValidationIgnore},
+		{"the largest message", strings.Repeat("x", 8<<10), pubsub.ValidationAccept},
+		{"a larger message", strings.Repeat("x", 8<<10+1), pubsub.ValidationReject},
 	} {
 		m := &pubsub.Message{Message: &pb.Message{Data: []byte(c.data)}}
-		if got := topic.verdict(c.ctx, "other", m); got != c.want {
+		if got := topic.verdict(t.Context(), "other", m); got != c.want {
 			t.Errorf("%s: got %d, want %d", c.name, got, c.want)
 		}
 		if decoded := m.ValidatorData != nil; decoded != (c.want == pubsub.ValidationAccept) {
@@ -219,5 +216,27 @@ func TestWaitForPeersEndsWithItsContextOrTheHost(t *testing.T) {
 	}
 	if err := receive(t, waits); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v, want ErrClosed", err)
+	}
+}
+
+func TestRejectionIsTheSendersFaultOnlyInTime(t *testing.T) {
+	rejected := fmt.Errorf("%w: bad", ErrReject)
+	for _, c := range []struct {
+		took time.Duration
+		err  error
+		want pubsub.ValidationResult
+	}{
+		{0, nil, pubsub.ValidationAccept},
+		{time.Hour, nil, pubsub.ValidationAccept},
+		{0, errOdd, pubsub.ValidationIgnore},
+		{0, rejected, pubsub.ValidationReject},
+		{validateTimeout - time.Millisecond, rejected, pubsub.ValidationReject},
+		{validateTimeout, rejected, pubsub.ValidationIgnore},
+	} {
+		synctest.Test(t, func(t *testing.T) { // where no time passes between two lines
+			if v := verdictOf(time.Now().Add(-c.took), c.err); v != c.want {
+				t.Errorf("%v after %v: verdict %v, want %v", c.err, c.took, v, c.want)
+			}
+		})
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
@@ -124,7 +123,7 @@ func TestPeerThatIsNotHeardAnyMoreIsBannedForWhatItSaidBefore(t *testing.T) {
 	g := newTarget(t, Config{})
 	a := g.attack(t)
 	scored := func(score float64) {
-		g.victim.scored(map[peer.ID]*pubsub.PeerScoreSnapshot{a.ID(): {Score: score}})
+		g.victim.scored(map[peer.ID]float64{a.ID(): score})
 	}
 	scored(graylistThreshold - 1) // many that share its address, say
 	for range 6 {                 // too few for a ban

@@ -3,19 +3,19 @@ package p2p
 import (
 	"maps"
 	"sync"
+	"sync/atomic"
 )
 
-// index is a map for many readers at once. A sync.Map has interfaces for keys, so it allocates each time a
-// string is looked up, which gossip does several times for each message.
+// index is a map for many readers at once, who take no lock: each change makes a new map, so it suits what is looked up several
+// times for each message and seldom changes. A sync.Map has interfaces for keys, so it allocates each time a
+// string is looked up.
 type index[K comparable, V any] struct {
-	mu sync.RWMutex
-	m  map[K]V
+	mu sync.Mutex // of who makes a new map
+	m  atomic.Pointer[map[K]V]
 }
 
 func (t *index[K, V]) load(k K) (V, bool) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	v, ok := t.m[k]
+	v, ok := t.all()[k]
 	return v, ok
 }
 
@@ -26,13 +26,10 @@ func (t *index[K, V]) loadOrMake(k K, fresh func() V) V {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	v, ok := t.m[k]
+	v, ok := t.load(k)
 	if !ok {
-		if t.m == nil {
-			t.m = make(map[K]V)
-		}
 		v = fresh()
-		t.m[k] = v
+		t.change(func(m map[K]V) { m[k] = v })
 	}
 	return v
 }
@@ -40,27 +37,35 @@ func (t *index[K, V]) loadOrMake(k K, fresh func() V) V {
 func (t *index[K, V]) store(k K, v V) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.m == nil {
-		t.m = make(map[K]V)
-	}
-	t.m[k] = v
+	t.change(func(m map[K]V) { m[k] = v })
 }
 
 func (t *index[K, V]) drop(k K) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.m, k)
+	t.change(func(m map[K]V) { delete(m, k) })
 }
 
 func (t *index[K, V]) clear() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	clear(t.m)
+	t.m.Store(nil)
 }
 
-// all returns a copy.
+// change replaces the map by a changed copy. t.mu must be held.
+func (t *index[K, V]) change(f func(map[K]V)) {
+	m := maps.Clone(t.all())
+	if m == nil {
+		m = make(map[K]V)
+	}
+	f(m)
+	t.m.Store(&m)
+}
+
+// all returns the map as it is now, which must not be changed.
 func (t *index[K, V]) all() map[K]V {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return maps.Clone(t.m)
+	if m := t.m.Load(); m != nil {
+		return *m
+	}
+	return nil
 }

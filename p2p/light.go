@@ -433,8 +433,9 @@ func (l *light) take(ctx context.Context, from peer.ID, frame []byte) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, validateTimeout)
 	defer cancel()
+	begin := time.Now()
 	msg, err := t.check(ctx, from, data)
-	switch verdictOf(ctx, err) {
+	switch verdictOf(begin, err) {
 	case pubsub.ValidationReject:
 		l.h.mesh.topic(topic).rejected.Add(1)
 		l.h.Fault(from, FaultInvalid)

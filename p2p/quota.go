@@ -23,7 +23,7 @@ var errOverQuota = errors.New("p2p: peer is over its quota of gossip RPCs")
 // looks at the RPC: what is over costs a look into a map, is not hashed, and does not count as
 // seen, so that a flood of honest messages, replayed, does not suppress them when they come from others.
 func (s *standings) inspect(from peer.ID, rpc *pubsub.RPC) error {
-	st := s.of(from)
+	st, now := s.of(from), time.Now()
 	over := 0
 	defer func() {
 		if over > 0 {
@@ -31,15 +31,15 @@ func (s *standings) inspect(from peer.ID, rpc *pubsub.RPC) error {
 			s.exceed(from, over)
 		}
 	}()
-	if !st.rpcs.Allow() {
+	if !st.rpcs.AllowN(now, 1) {
 		over = 1 + len(rpc.Publish)
 		return errOverQuota
 	}
-	if n := len(rpc.Subscriptions); n > 0 && !allow(st.subscriptions, n) {
+	if n := len(rpc.Subscriptions); n > 0 && !allow(st.subscriptions, now, n) {
 		rpc.Subscriptions = nil
 		over += n
 	}
-	if n := controlSize(rpc); n > 0 && !allow(st.control, n) {
+	if n := controlSize(rpc); n > 0 && !allow(st.control, now, n) {
 		rpc.Control = nil
 		over += n
 	}
@@ -54,7 +54,7 @@ func (s *standings) inspect(from peer.ID, rpc *pubsub.RPC) error {
 			}
 			topic, bucket = t, st.limiter(st.topics, t, perSecond)
 		}
-		if !bucket.Allow() {
+		if !bucket.AllowN(now, 1) {
 			over++
 			continue
 		}
@@ -107,14 +107,14 @@ func (s *standings) countCopies() {
 
 // copied counts a copy of a message that is known.
 func (s *standings) copied(p peer.ID) {
-	if st, ok := s.peers.Peek(p); ok {
+	if st, ok := s.known(p); ok {
 		st.copies.Add(1)
 	}
 }
 
 // checked gives the place back: the message is known already, refused, or taken up by Validate.
 func (s *standings) checked(p peer.ID) {
-	if st, ok := s.peers.Peek(p); ok && st.waiting.Load() > 0 {
+	if st, ok := s.known(p); ok && st.waiting.Load() > 0 {
 		st.waiting.Add(-1)
 		s.waiting.Add(-1)
 	}
@@ -122,13 +122,13 @@ func (s *standings) checked(p peer.ID) {
 
 // forgetWaiting gives back all places of a peer whose messages gossipsub drops without a word: it is graylisted, or gone.
 func (s *standings) forgetWaiting(p peer.ID) {
-	if st, ok := s.peers.Peek(p); ok {
+	if st, ok := s.known(p); ok {
 		s.waiting.Add(-st.waiting.Swap(0))
 	}
 }
 
 // allow takes n tokens, or as many as the bucket can hold, so that a single large one is not refused for ever.
-func allow(l *rate.Limiter, n int) bool { return l.AllowN(time.Now(), min(n, l.Burst())) }
+func allow(l *rate.Limiter, now time.Time, n int) bool { return l.AllowN(now, min(n, l.Burst())) }
 
 // controlSize counts what an RPC's control part makes gossipsub look up.
 func controlSize(rpc *pubsub.RPC) int {
@@ -185,7 +185,7 @@ type paced struct {
 // Read waits until so many bytes may have been read.
 func (r paced) Read(p []byte) (n int, err error) {
 	n, err = r.Reader.Read(p[:min(len(p), gossipBytes)])
-	if err == nil {
+	if err == nil && !r.bytes.AllowN(time.Now(), n) {
 		err = r.bytes.WaitN(r.ctx, n)
 	}
 	return n, err

@@ -48,11 +48,9 @@ func uncountedNets() (nets []*net.IPNet) {
 }
 
 // scored takes the scores, once a second.
-func (h *Host) scored(scores map[peer.ID]*pubsub.PeerScoreSnapshot) {
-	totals := make(map[peer.ID]float64, len(scores))
-	for p, s := range scores {
-		totals[p] = s.Score
-		if s.Score >= graylistThreshold {
+func (h *Host) scored(scores map[peer.ID]float64) {
+	for p, score := range scores {
+		if score >= graylistThreshold {
 			continue
 		}
 		h.standings.forgetWaiting(p)
@@ -61,6 +59,6 @@ func (h *Host) scored(scores map[peer.ID]*pubsub.PeerScoreSnapshot) {
 			h.standings.ban(p, FaultInvalid)
 		}
 	}
-	h.totals.Store(&totals)
+	h.totals.Store(&scores)
 	h.standings.countCopies()
 }

@@ -58,6 +58,7 @@ type Score struct {
 // standings keeps what is known of the peers' conduct: faults, quotas and bans. It is safe for concurrent use.
 type standings struct {
 	peers     *lru.Cache[peer.ID, *standing]
+	recent    atomic.Pointer[standing] // whom of returned last: a message has its sender looked up several times
 	protected map[peer.ID]bool
 	bans      *bans
 	rates     index[string, int] // by topic id: messages per second that a peer may hand over
@@ -74,6 +75,8 @@ type standings struct {
 
 // standing is one peer's. It outlives the connection, so that who comes back finds its quotas as it left them.
 type standing struct {
+	peer peer.ID
+
 	mu     sync.Mutex
 	points float64
 	at     time.Time // of points
@@ -102,11 +105,30 @@ func newStandings(protected []peer.ID) *standings {
 	return s
 }
 
+// of returns what is known of a peer, from now on if nothing was.
 func (s *standings) of(p peer.ID) *standing {
-	if st, ok := s.peers.Get(p); ok {
+	if st := s.recent.Load(); st != nil && st.peer == p {
 		return st
 	}
+	st, ok := s.peers.Get(p)
+	if !ok {
+		st = s.begin(p)
+	}
+	s.recent.Store(st)
+	return st
+}
+
+// known returns what is known of a peer, if anything is. It does not count as a use of it.
+func (s *standings) known(p peer.ID) (*standing, bool) {
+	if st := s.recent.Load(); st != nil && st.peer == p {
+		return st, true
+	}
+	return s.peers.Peek(p)
+}
+
+func (s *standings) begin(p peer.ID) *standing {
 	st := &standing{
+		peer:   p,
 		topics: make(map[string]*rate.Limiter), requests: make(map[string]*rate.Limiter),
 		rpcs:          rate.NewLimiter(rpcRate, 2*rpcRate),
 		control:       rate.NewLimiter(controlRate, 2*controlRate),
@@ -182,12 +204,15 @@ func (st *standing) current(now time.Time) float64 {
 
 // held returns the points held against a peer.
 func (s *standings) held(p peer.ID) float64 {
-	st, ok := s.peers.Peek(p)
+	st, ok := s.known(p)
 	if !ok {
 		return 0
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	if st.points == 0 { // of almost all, and gossip asks with each message
+		return 0
+	}
 	return st.current(time.Now())
 }
 

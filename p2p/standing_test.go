@@ -10,6 +10,7 @@ import (
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
+	"golang.org/x/time/rate"
 )
 
 // newTestStandings returns standings without a host, with a topic "t" of 100 messages per second, and what was banned.
@@ -200,4 +201,46 @@ func TestWhoRepeatsWhatIsKnownIsBannedAndWhoHandsOverEverythingOnceIsNot(t *test
 			t.Errorf("%v points held against the honest peer", held)
 		}
 	})
+}
+
+func TestStandingIsThatOfThePeerWhoeverWasLookedUpBefore(t *testing.T) {
+	s, _ := newTestStandings()
+	a, b := s.of("a"), s.of("b")
+	for range 2 {
+		for p, want := range map[peer.ID]*standing{"a": a, "b": b} {
+			if s.of(p) != want {
+				t.Errorf("of(%s) is another's", p)
+			}
+			if st, ok := s.known(p); !ok || st != want {
+				t.Errorf("known(%s) is another's", p)
+			}
+			if _, ok := s.known("c"); ok {
+				t.Error("a peer is known of which nothing was heard")
+			}
+		}
+	}
+}
+
+// BenchmarkConduct is what a copy of a known message costs besides gossipsub's own work, with senders that take turns.
+func BenchmarkConduct(b *testing.B) {
+	s, _ := newTestStandings()
+	s.rates.store("t", 1<<30)
+	var peers []peer.ID
+	for i := range 10 {
+		peers = append(peers, peer.ID(fmt.Sprintf("a peer with an id of usual length %d", i)))
+		s.of(peers[i]).rpcs = rate.NewLimiter(1<<30, 1<<30)
+	}
+	rpc := messages("t", 1)
+	m := rpc.Publish[0]
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		from := peers[i%len(peers)]
+		rpc.Publish = append(rpc.Publish[:0], m)
+		if err := s.inspect(from, rpc); err != nil || len(rpc.Publish) != 1 {
+			b.Fatal("dropped", err)
+		}
+		s.held(from)
+		s.checked(from)
+		s.copied(from)
+	}
 }
