@@ -53,71 +53,31 @@ type AskOptions struct {
 	ScoreTimeout  time.Duration // from the lock until the panel commits to what it has scored
 	Split         uint32        // of the genesis; the first one by default
 	llm.Options                 // for the engines
-	OnEvent       func(Event)   // called for every step, in order, from Ask's goroutine
 }
 
-// settleGrace is how much longer than the score deadline Ask waits for the outcome.
-const settleGrace = 30 * time.Second
-
-// Ask orders answers to a prompt and waits for the settlement. If ctx ends or nothing is decided in
-// time, the order stays in force: the error is a *PendingError, and the ledger shows later how it
-// ended.
+// Ask orders answers to a prompt and waits for the settlement: [Node.Order] and [Task.Wait] in one.
 func (n *Node) Ask(ctx context.Context, prompt string, o AskOptions) (*Settlement, error) {
+	t, err := n.Order(ctx, prompt, o)
+	if err != nil {
+		return nil, err
+	}
+	return t.Wait()
+}
+
+// Order orders answers to a prompt. It returns at once with the task, which the node follows until ctx ends; the order stays in
+// force then. An error says that nothing was ordered.
+func (n *Node) Order(ctx context.Context, prompt string, o AskOptions) (*Task, error) {
 	m, err := n.newOrder(prompt, o)
 	if err != nil {
 		return nil, err
 	}
-	order := m.Order.Statement
-	task := ledger.OrderID(n.domain, order)
-	events, stop := n.loop.watch(task)
-	defer stop()
+	t := n.follow(ctx, m.Order.Statement)
 	n.lifeMu.Lock()
 	if !n.closed {
 		n.tasks.Go(func() { n.publishOwn(m) })
 	}
 	n.lifeMu.Unlock()
-	return n.await(ctx, task, order, events, o.OnEvent)
-}
-
-// PendingError says that an order was given but its outcome is not known yet.
-type PendingError struct {
-	Task ledger.TaskID
-	Err  error
-}
-
-// Error names the task.
-func (e *PendingError) Error() string {
-	return fmt.Sprintf("task %s is not settled yet (%v): look later with poq ledger task %s", e.Task.Short(), e.Err, e.Task.Short())
-}
-
-// Unwrap returns the cause.
-func (e *PendingError) Unwrap() error { return e.Err }
-
-var errUndecided = errors.New("the validators have not decided in time")
-
-func (n *Node) await(ctx context.Context, task ledger.TaskID, o ledger.Order, events <-chan Event, on func(Event)) (*Settlement, error) {
-	late := time.NewTimer(time.Duration(o.ScoreDeadline)*time.Millisecond + settleGrace)
-	defer late.Stop()
-	begin := time.Now()
-	var seen []Event
-	for {
-		select {
-		case e := <-events:
-			seen = append(seen, e)
-			if on != nil {
-				on(e)
-			}
-			if e.Step == ledger.Settled {
-				return n.settlement(ctx, e.Receipt, timeline(begin, seen)), nil
-			}
-		case <-late.C:
-			return nil, &PendingError{task, errUndecided}
-		case <-ctx.Done():
-			return nil, &PendingError{task, ctx.Err()}
-		case <-n.ctx.Done():
-			return nil, &PendingError{task, errors.Join(errors.New("the node stopped"), n.Err())}
-		}
-	}
+	return t, nil
 }
 
 // newOrder checks and signs an order, and keeps it before anybody sees it: a payer that forgot one

@@ -201,11 +201,17 @@ func TestOrderOfAnAskThatGaveUpStillSettles(t *testing.T) {
 		}
 	}))
 	ctx, cancel := context.WithCancel(soon(t))
-	_, err := s.payer.node.Ask(ctx, "q", AskOptions{MaxAnswers: 1, OnEvent: func(e Event) {
+	defer cancel()
+	asked, err := s.payer.node.Order(ctx, "q", AskOptions{MaxAnswers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for e := range asked.Events() { // it ends with ctx
 		if e.Step == ledger.Locked {
 			cancel()
 		}
-	}})
+	}
+	_, err = asked.Wait()
 	var pending *PendingError
 	if !errors.As(err, &pending) || !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
@@ -213,8 +219,8 @@ func TestOrderOfAnAskThatGaveUpStillSettles(t *testing.T) {
 	if st, err := s.payer.node.Status(soon(t), pending.Task); err != nil || !st.Open || st.Settlement != nil {
 		t.Errorf("status of the open task: %+v, %v", st, err)
 	}
-	if len(s.payer.node.loop.watchers) != 0 {
-		t.Error("a watcher was left")
+	if len(s.payer.node.loop.feed.tasks) != 0 {
+		t.Error("the task is followed still")
 	}
 	close(release)
 	s.await(pending.Task, s.all()...)
@@ -231,13 +237,12 @@ func TestOrderOfAnAskThatGaveUpStillSettles(t *testing.T) {
 func TestAskWaitsForAsManyAnswersAsThereAreWorkers(t *testing.T) {
 	t.Parallel()
 	s := startSwarm(t, 1, says("The keeper lived in it."))
-	order := make(chan ledger.Order, 1)
-	s.ask("Who lived in the tower?", AskOptions{OnEvent: func(e Event) {
-		if e.Step == ledger.Locked {
-			order <- *e.Order
-		}
-	}})
-	if got := (<-order).MaxAnswers; got != 1 {
+	task := s.ask("Who lived in the tower?", AskOptions{}).Task
+	order, ok := s.payer.node.store.SignedOrder(task)
+	if !ok {
+		t.Fatal("no order of the task is kept")
+	}
+	if got := order.Statement.MaxAnswers; got != 1 {
 		t.Errorf("one worker is there, and the order asks for %d answers", got)
 	}
 }

@@ -50,7 +50,7 @@ func (loudness) Score(_ context.Context, _, answer string) (quality.Score, error
 	return quality.Score(min(int(quality.MaxScore), 1000*loud)), nil
 }
 
-// A payer asks, sees the steps of the task and gets the settlement: answers, the best first, with scores and pay. The
+// A payer asks and gets the settlement: answers, the best first, with scores and pay. The
 // network around it runs in this process.
 func ExampleNode_Ask() {
 	ctx := context.Background()
@@ -68,23 +68,12 @@ func ExampleNode_Ask() {
 	defer network.Close()
 
 	n := network.Payer().Node
-	s, err := n.Ask(ctx, "hello", node.AskOptions{
-		Fee:        2 * ledger.Credit,
-		MaxAnswers: 1,
-		OnEvent: func(e node.Event) {
-			if e.Step == ledger.Locked || e.Step == ledger.Settled {
-				fmt.Println(e.Step)
-			}
-		},
-	})
+	s, err := n.Ask(ctx, "hello", node.AskOptions{Fee: 2 * ledger.Credit, MaxAnswers: 1})
 	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println(s.Outcome, s.Answers[0].Text, s.Answers[0].Score)
-	// Output:
-	// locked
-	// settled
-	// PAID HELLO 5000
+	// Output: PAID HELLO 5000
 }
 
 // A node of one's own joins a running network as a worker with an engine of its own. The network has no other worker,

@@ -5,8 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -28,8 +26,7 @@ type loop struct {
 	names  map[ledger.AccountID]string          // that the genesis gives
 	asked  *lru.Cache[ledger.TaskID, time.Time] // when another validator was last asked about a task
 
-	watchMu  sync.Mutex
-	watchers map[ledger.TaskID][]chan Event
+	feed feed
 
 	publish chan ledger.Message
 }
@@ -38,7 +35,6 @@ const (
 	eventQueue   = 1024
 	eventBatch   = 256 // events handled before votes leave: the bundle of a busy validator
 	publishQueue = 1024
-	watchBuffer  = 1024 // more than the steps of a task
 )
 
 func newLoop(n *Node) (*loop, error) {
@@ -47,7 +43,7 @@ func newLoop(n *Node) (*loop, error) {
 		return nil, err
 	}
 	l := &loop{
-		node: n, known: newKnown(), names: Names(n.genesis), asked: asked, watchers: map[ledger.TaskID][]chan Event{},
+		node: n, known: newKnown(), names: Names(n.genesis), asked: asked, feed: feed{subscribers: map[*subscriber]struct{}{}, tasks: map[ledger.TaskID][]*Task{}},
 		events: make(chan func(*ledger.Engine), eventQueue), publish: make(chan ledger.Message, publishQueue),
 	}
 	l.engine = ledger.NewEngine(n.genesis, n.self, l)
@@ -152,6 +148,7 @@ func (l *loop) SendReceipt(to int, task ledger.TaskID) {
 }
 
 func (l *loop) run() {
+	defer l.feed.close()
 	l.node.tasks.Go(l.runPublisher)
 	l.tell()
 	for {
@@ -303,7 +300,7 @@ func (l *loop) Settle(r *ledger.Receipt) error { return l.node.store.Settle(r) }
 
 // Observe implements ledger.Host: texts are kept, workers and those who asked are told.
 func (l *loop) Observe(p ledger.Progress) {
-	e := Event{p, time.Now()}
+	e := Event{Progress: p, Time: time.Now()}
 	l.known.observe(e)
 	l.node.meter.observe(e)
 	switch p.Step {
@@ -329,17 +326,7 @@ func (l *loop) Observe(p ledger.Progress) {
 	if l.node.worker != nil {
 		l.node.worker.observe(p)
 	}
-	if l.node.cfg.observe != nil {
-		l.node.cfg.observe(e)
-	}
-	l.watchMu.Lock()
-	defer l.watchMu.Unlock()
-	for _, c := range l.watchers[p.Task] {
-		select {
-		case c <- e:
-		default: // a watcher that is that far behind has left
-		}
-	}
+	l.feed.tell(e)
 }
 
 // logSettled writes the one line that a task has in the log. What was settled while this node was away has none: the syncer
@@ -369,21 +356,5 @@ func (l *loop) forgetOwn(o ledger.Order) {
 	}
 	if err := l.node.store.DeleteOwn(o.Nonce); err != nil {
 		l.node.log.Warn("own order not forgotten", "error", err) // the next start does it
-	}
-}
-
-// watch returns a channel of a task's steps from now on, and a function to end that.
-func (l *loop) watch(task ledger.TaskID) (<-chan Event, func()) {
-	c := make(chan Event, watchBuffer)
-	l.watchMu.Lock()
-	defer l.watchMu.Unlock()
-	l.watchers[task] = append(l.watchers[task], c)
-	return c, func() {
-		l.watchMu.Lock()
-		defer l.watchMu.Unlock()
-		rest := slices.DeleteFunc(l.watchers[task], func(o chan Event) bool { return o == c })
-		if l.watchers[task] = rest; len(rest) == 0 {
-			delete(l.watchers, task)
-		}
 	}
 }

@@ -83,7 +83,6 @@ type config struct {
 	peers    []multiaddr.Multiaddr
 	host     host.Host
 	nat      p2p.NAT
-	observe  func(Event)
 	version  string
 	register prometheus.Registerer
 
@@ -201,12 +200,6 @@ func (n *Node) hello() p2p.Hello {
 	return h
 }
 
-// WithObserver has f called for every step of every task, from the node's loop: f must return at
-// once.
-func WithObserver(f func(Event)) Option {
-	return func(c *config) error { c.observe = f; return nil }
-}
-
 // WithVersion tells other peers the version of the program.
 func WithVersion(v string) Option {
 	return func(c *config) error { c.version = v; return nil }
@@ -216,12 +209,6 @@ func WithVersion(v string) Option {
 // docs/operations.md lists them.
 func WithRegisterer(r prometheus.Registerer) Option {
 	return func(c *config) error { c.register = r; return nil }
-}
-
-// Event is a step of a task as this node saw it.
-type Event struct {
-	ledger.Progress
-	Time time.Time
 }
 
 // New prepares a node and opens its ledger; [Node.Start] connects it. ctx bounds New alone. A data
@@ -482,6 +469,7 @@ func (n *Node) Close() error {
 		}
 		n.tasks.Wait()
 		if n.loop != nil {
+			n.loop.feed.close()
 			errs = append(errs, n.loop.Close())
 		}
 		errs = append(errs, n.store.Close())

@@ -169,7 +169,7 @@ func TestThirtyNodesLiveInOneProcess(t *testing.T) {
 		name := fmt.Sprintf("worker-%d", i+1)
 		s.workers = append(s.workers, &member{name: name, dir: filepath.Join(t.TempDir(), name), id: testIdentity(t, name)})
 		w := s.workers[i]
-		w.opts = []Option{WithDataDir(w.dir), WithIdentity(w.id), WithEngine(says(name)), WithLogger(slog.New(slog.DiscardHandler)), WithObserver(func(e Event) { s.record.add(name, e) })}
+		w.opts = []Option{WithDataDir(w.dir), WithIdentity(w.id), WithEngine(says(name)), WithLogger(slog.New(slog.DiscardHandler))}
 	}
 	if len(s.all()) != 30 {
 		t.Fatalf("%d nodes", len(s.all()))

@@ -105,11 +105,8 @@ func TestOrderGivenBeforeStartFollowsThoseOfTheLastRun(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n, err := New(soon(t), append([]Option{WithGenesis(s.genesis)}, s.payer.opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.payer.node = n
+	s.make(s.payer)
+	n := s.payer.node
 	second := s.pend("second", AskOptions{MaxAnswers: 1}) // must not take the nonce of the first
 	for _, m := range s.running()[:2] {
 		keep(t, n, m.node)

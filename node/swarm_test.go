@@ -64,6 +64,7 @@ type swarm struct {
 	workers    []*member
 	payer      *member
 	record     *record
+	recording  sync.WaitGroup
 }
 
 type member struct {
@@ -101,8 +102,7 @@ func newSwarm(t testing.TB, validators int, engines ...llm.Engine) *swarm {
 	dir := t.TempDir()
 	add := func(name string, balance ledger.Amount, opts ...Option) *member {
 		m := &member{name: name, dir: filepath.Join(dir, name), id: testIdentity(t, name)}
-		m.opts = append(opts, WithDataDir(m.dir), WithIdentity(m.id), WithLogger(slog.New(slog.NewTextHandler(testLog{t, name}, &slog.HandlerOptions{Level: slog.LevelWarn}))),
-			WithObserver(func(e Event) { s.record.add(name, e) }))
+		m.opts = append(opts, WithDataDir(m.dir), WithIdentity(m.id), WithLogger(slog.New(slog.NewTextHandler(testLog{t, name}, &slog.HandlerOptions{Level: slog.LevelWarn}))))
 		s.genesis.Accounts = append(s.genesis.Accounts, ledger.GenesisAccount{ID: m.id.Account.Public(), Name: name, Balance: balance})
 		return m
 	}
@@ -122,6 +122,7 @@ func newSwarm(t testing.TB, validators int, engines ...llm.Engine) *swarm {
 	slices.SortFunc(s.genesis.Accounts, func(a, b ledger.GenesisAccount) int { return a.ID.Compare(b.ID) })
 	t.Cleanup(func() {
 		s.stop(s.all()...)
+		s.recording.Wait()
 		s.record.failOnEvidence()
 	})
 	return s
@@ -152,20 +153,33 @@ func (s *swarm) running() (list []*member) {
 func (s *swarm) launch(members ...*member) {
 	s.t.Helper()
 	for _, m := range members {
-		n, err := New(soon(s.t), append([]Option{WithGenesis(s.genesis)}, m.opts...)...)
-		if err != nil {
-			s.t.Fatalf("%s: %v", m.name, err)
+		running := s.running()
+		s.make(m)
+		for _, other := range running {
+			keep(s.t, m.node, other.node)
 		}
-		for _, other := range s.running() {
-			keep(s.t, n, other.node)
-		}
-		m.node = n
 	}
 	for _, m := range members {
 		if err := m.node.Start(soon(s.t)); err != nil {
 			s.t.Fatalf("%s: %v", m.name, err)
 		}
 	}
+}
+
+// make makes a member's node, of which all events are recorded; it is not started.
+func (s *swarm) make(m *member) {
+	s.t.Helper()
+	n, err := New(soon(s.t), append([]Option{WithGenesis(s.genesis)}, m.opts...)...)
+	if err != nil {
+		s.t.Fatalf("%s: %v", m.name, err)
+	}
+	m.node = n
+	events := n.Events(context.Background())
+	s.recording.Go(func() {
+		for e := range events {
+			s.record.add(m.name, e)
+		}
+	})
 }
 
 // keep connects two nodes as a devnet does. Where QUIC and TCP race under load, both may connect and one

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,7 +50,6 @@ func (s *swarm) follower(name string, receipts []*ledger.Receipt, opts ...Option
 	m := &member{name: name, dir: filepath.Join(s.t.TempDir(), name), id: testIdentity(s.t, name)}
 	m.opts = append([]Option{
 		WithDataDir(m.dir), WithIdentity(m.id), WithLogger(slog.New(slog.DiscardHandler)),
-		WithObserver(func(e Event) { s.record.add(name, e) }),
 	}, opts...)
 	s.t.Cleanup(func() { s.stop(m) })
 	s.make(m)
@@ -61,16 +59,6 @@ func (s *swarm) follower(name string, receipts []*ledger.Receipt, opts ...Option
 		}
 	}
 	return m
-}
-
-// make makes a member's node; it is not started.
-func (s *swarm) make(m *member) {
-	s.t.Helper()
-	n, err := New(soon(s.t), append([]Option{WithGenesis(s.genesis)}, m.opts...)...)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	m.node = n
 }
 
 // syncEach shortens the time between comparisons.
@@ -594,15 +582,14 @@ func BenchmarkCatchUp(b *testing.B) {
 		b.Fatal(err)
 	}
 	for i := 0; b.Loop(); i++ {
-		var settled atomic.Int64
-		all := make(chan struct{})
-		fresh := s.follower(fmt.Sprint("fresh ", i), nil, WithObserver(func(e Event) {
-			if e.Step == ledger.Settled && settled.Add(1) == tasks {
-				close(all)
-			}
-		}))
+		fresh := s.follower(fmt.Sprint("fresh ", i), nil)
+		events, settled := fresh.node.Events(soon(b)), 0
 		s.begin(fresh, full.node.Host())
-		receive(b, all)
+		for e := range events {
+			if settled += 1 + e.Missed; settled == tasks {
+				break
+			}
+		}
 		s.stop(fresh)
 	}
 	b.ReportMetric(float64(tasks*b.N)/b.Elapsed().Seconds(), "settlements/s")

@@ -206,10 +206,15 @@ func askDevnet(c *cobra.Command, g *globals, f devnetFlags, d *devnet.Devnet, ca
 		}
 		names := node.Names(d.Genesis)
 		begin := time.Now()
-		s, err := d.Payer().Node.Ask(c.Context(), prompt, node.AskOptions{MaxAnswers: min(f.workers, ledger.MaxAnswers), OnEvent: func(e node.Event) {
+		task, err := d.Payer().Node.Order(c.Context(), prompt, node.AskOptions{MaxAnswers: min(f.workers, ledger.MaxAnswers)})
+		if err != nil {
+			return err
+		}
+		for e := range task.Events() {
 			line.step(control.NewStep(e, begin, names))
-		}})
+		}
 		line.end()
+		s, err := task.Wait()
 		if err != nil {
 			return err
 		}

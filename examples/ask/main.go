@@ -28,10 +28,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *join, *data, flag.Arg(0), node.AskOptions{
-		MaxAnswers: *answers,
-		OnEvent:    func(e node.Event) { log.Println(e.Step) },
-	}); err != nil {
+	if err := run(ctx, *join, *data, flag.Arg(0), node.AskOptions{MaxAnswers: *answers}); err != nil {
 		stop()
 		log.Fatal(err)
 	}
@@ -61,10 +58,17 @@ func run(ctx context.Context, join, data, prompt string, o node.AskOptions) (err
 	if err := n.WaitReady(connecting, 1); err != nil {
 		return err
 	}
-	s, err := n.Ask(ctx, prompt, o)
+	task, err := n.Order(ctx, prompt, o)
 	if funds := (*node.FundsError)(nil); errors.As(err, &funds) {
 		return fmt.Errorf("account %s can't pay: %w", n.Account(), err)
 	}
+	if err != nil {
+		return err
+	}
+	for e := range task.Events() {
+		log.Println(e.Step)
+	}
+	s, err := task.Wait()
 	if err != nil {
 		return err
 	}

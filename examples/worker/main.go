@@ -72,21 +72,9 @@ func run(ctx context.Context, join, data string) (err error) {
 			return err
 		}
 	}
-	var n *node.Node
-	paid := func(e node.Event) { // called once the node is started; it must return at once
-		if e.Step != ledger.Settled {
-			return
-		}
-		for _, c := range e.Receipt.Outcome.Credits {
-			if c.Account == n.Account() {
-				log.Printf("earned %s credits with task %s", ledger.FormatAmount(int64(c.Amount)), e.Task.Short())
-			}
-		}
-	}
-	n, err = node.New(ctx, node.WithDataDir(data), node.WithGenesis(genesis), node.WithEngine(calculator{}),
+	n, err := node.New(ctx, node.WithDataDir(data), node.WithGenesis(genesis), node.WithEngine(calculator{}),
 		// It stays for long, so it remembers peers and finds others when those of the token are gone.
-		node.WithDiscovery(p2p.Discovery{Bootstraps: t.Addresses, File: filepath.Join(data, "peers.json")}),
-		node.WithObserver(paid))
+		node.WithDiscovery(p2p.Discovery{Bootstraps: t.Addresses, File: filepath.Join(data, "peers.json")}))
 	if err != nil {
 		return err
 	}
@@ -98,10 +86,15 @@ func run(ctx context.Context, join, data string) (err error) {
 		return err
 	}
 	fmt.Printf("ready, account %s\n", n.Account())
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-n.Done(): // it had to stop
-		return n.Err()
+	for e := range n.Events(ctx) { // until it is interrupted, or had to stop
+		if e.Step != ledger.Settled {
+			continue
+		}
+		for _, c := range e.Receipt.Outcome.Credits {
+			if c.Account == n.Account() {
+				log.Printf("earned %s credits with task %s", ledger.FormatAmount(int64(c.Amount)), e.Task.Short())
+			}
+		}
 	}
+	return n.Err()
 }

@@ -228,26 +228,26 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	names := node.Names(p.Node.Genesis())
-	out, begin, begun := json.NewEncoder(w), time.Now(), false
+	out, begin := json.NewEncoder(w), time.Now()
 	send := func(u AskUpdate) {
-		begun = true
 		if out.Encode(u) == nil { // a client that left ends r's context
 			_ = http.NewResponseController(w).Flush()
 		}
 	}
-	settlement, err := p.Node.Ask(r.Context(), q.Prompt, node.AskOptions{
+	task, err := p.Node.Order(r.Context(), q.Prompt, node.AskOptions{
 		Fee: q.Fee, MaxAnswers: q.MaxAnswers, Options: q.Options,
 		AnswerTimeout: time.Duration(q.AnswerTimeoutMS) * time.Millisecond, ScoreTimeout: time.Duration(q.ScoreTimeoutMS) * time.Millisecond,
-		OnEvent: func(e node.Event) {
-			st := NewStep(e, begin, names)
-			send(AskUpdate{Step: &st})
-		},
 	})
-	switch {
-	case err != nil && !begun:
+	if err != nil {
 		replyError(w, err)
 		return
-	case err != nil:
+	}
+	for e := range task.Events() {
+		st := NewStep(e, begin, names)
+		send(AskUpdate{Step: &st})
+	}
+	settlement, err := task.Wait()
+	if err != nil {
 		send(AskUpdate{Error: toError(err)})
 		return
 	}

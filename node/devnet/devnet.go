@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
@@ -44,7 +45,7 @@ type Config struct {
 	Logger *slog.Logger
 	// Version is that of the program, as the peers tell each other.
 	Version string
-	// Observe, if set, is called for every step of every task at every peer, from the peers' loops.
+	// Observe, if set, is called for every step of every task at every peer, from a goroutine for each peer.
 	Observe func(p *Peer, e node.Event)
 }
 
@@ -72,8 +73,9 @@ type Devnet struct {
 	Peers   []*Peer // validators, workers, payer
 	Seed    *uint64
 
-	network *network
-	config  Config
+	network   *network
+	config    Config
+	observing sync.WaitGroup
 }
 
 // Start starts a network and returns when every peer sees every other one. ctx bounds Start alone. A
@@ -173,10 +175,19 @@ func (d *Devnet) open(ctx context.Context, p *Peer) error {
 	case Worker:
 		opts = append(opts, node.WithEngine(c.Engines[p.Index]))
 	}
-	if c.Observe != nil {
-		opts = append(opts, node.WithObserver(func(e node.Event) { c.Observe(p, e) }))
+	if err := p.open(ctx, c.Dir, d.Genesis, c.Logger, opts...); err != nil {
+		return err
 	}
-	return p.open(ctx, c.Dir, d.Genesis, c.Logger, opts...)
+	if c.Observe == nil {
+		return nil
+	}
+	events := p.Node.Events(context.Background()) // until the node closes
+	d.observing.Go(func() {
+		for e := range events {
+			c.Observe(p, e)
+		}
+	})
+	return nil
 }
 
 // keep has the peer stay connected to others.
@@ -232,6 +243,7 @@ func (d *Devnet) Close() error {
 		})
 	}
 	_ = g.Wait() // the functions return no errors of their own
+	d.observing.Wait()
 	errs[len(running)] = d.network.close()
 	return errors.Join(errs...)
 }

@@ -175,11 +175,15 @@ func tooMany(w http.ResponseWriter, code string, wait time.Duration, why string)
 
 type callerKey struct{}
 
-// ask orders a task. What it costs is counted against the key that the request came with, if it came with one.
+// ask orders a task and waits for the outcome. What it costs is counted against the key that the request came with, if it came with one.
 func (g *gateway) ask(ctx context.Context, prompt string, o node.AskOptions) (*node.Settlement, error) {
 	c, ok := ctx.Value(callerKey{}).(*apikeys.Caller)
 	if !ok {
-		return g.node.Ask(ctx, prompt, o)
+		task, err := g.node.Order(ctx, prompt, o)
+		if err != nil {
+			return nil, err
+		}
+		return task.Wait()
 	}
 	if o.Fee == 0 {
 		o.Fee = max(node.DefaultFee, g.node.Ledger().Genesis().MinFee)
@@ -189,20 +193,14 @@ func (g *gateway) ask(ctx context.Context, prompt string, o node.AskOptions) (*n
 		return nil, err
 	}
 	defer spending.End()
-	on := o.OnEvent
-	o.OnEvent = func(e node.Event) {
-		spending.Ordered(e.Task)
-		if on != nil {
-			on(e)
-		}
+	task, err := g.node.Order(ctx, prompt, o)
+	if err != nil {
+		return nil, err
 	}
-	s, err := g.node.Ask(ctx, prompt, o)
-	var pending *node.PendingError
-	switch {
-	case err == nil:
+	spending.Ordered(task.ID)
+	s, err := task.Wait()
+	if err == nil {
 		spending.Settled(s.Task, s.Fee-s.Refund)
-	case errors.As(err, &pending):
-		spending.Ordered(pending.Task)
 	}
 	return s, err
 }

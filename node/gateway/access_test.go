@@ -303,17 +303,18 @@ type lockTeller struct {
 	locked chan ledger.TaskID
 }
 
-func (l lockTeller) Ask(ctx context.Context, prompt string, o node.AskOptions) (*node.Settlement, error) {
-	on := o.OnEvent
-	o.OnEvent = func(e node.Event) {
-		if e.Step == ledger.Locked {
-			l.locked <- e.Task
-		}
-		if on != nil {
-			on(e)
-		}
+func (l lockTeller) Order(ctx context.Context, prompt string, o node.AskOptions) (*node.Task, error) {
+	task, err := l.Asker.Order(ctx, prompt, o)
+	if err == nil {
+		go func() {
+			for e := range task.Events() {
+				if e.Step == ledger.Locked {
+					l.locked <- e.Task
+				}
+			}
+		}()
 	}
-	return l.Asker.Ask(ctx, prompt, o)
+	return task, err
 }
 
 func TestLedgerCanBeReadThroughTheGateway(t *testing.T) {

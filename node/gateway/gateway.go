@@ -29,7 +29,7 @@ const (
 
 // Asker is what the gateway needs of a [node.Node].
 type Asker interface {
-	Ask(ctx context.Context, prompt string, o node.AskOptions) (*node.Settlement, error)
+	Order(ctx context.Context, prompt string, o node.AskOptions) (*node.Task, error)
 	Status(ctx context.Context, task ledger.TaskID) (*node.TaskStatus, error)
 	Ledger() *store.Store
 }

@@ -122,7 +122,7 @@ func settleAmong(t *testing.T, peers int) {
 		}
 		opts := []node.Option{
 			node.WithDataDir(filepath.Join(dir, fmt.Sprint(i))), node.WithGenesis(g), node.WithIdentity(id), node.WithHost(h),
-			node.WithLogger(slog.New(slog.DiscardHandler)), node.WithObserver(func(e node.Event) { seen.observe(i, e) }),
+			node.WithLogger(slog.New(slog.DiscardHandler)),
 		}
 		switch {
 		case i < validators:
@@ -134,6 +134,12 @@ func settleAmong(t *testing.T, peers int) {
 			t.Fatal(err)
 		}
 		defer nodes[i].Close()
+		events := nodes[i].Events(ctx)
+		go func() {
+			for e := range events {
+				seen.observe(i, e)
+			}
+		}()
 	}
 	c := Config{Peers: peers, Validators: validators, Degree: degree}
 	begin := time.Now()
