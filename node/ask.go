@@ -64,7 +64,7 @@ func (n *Node) Ask(ctx context.Context, prompt string, o AskOptions) (*Settlemen
 	return t.Wait()
 }
 
-// Order orders answers to a prompt. It returns at once with the task, which the node follows until ctx ends; the order stays in
+// Order orders answers to a prompt. It returns the task once the order is on disk, and the node follows it until ctx ends; the order stays in
 // force then. An error says that nothing was ordered.
 func (n *Node) Order(ctx context.Context, prompt string, o AskOptions) (*Task, error) {
 	m, err := n.newOrder(prompt, o)
