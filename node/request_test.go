@@ -166,6 +166,22 @@ func TestOptionsReachTheEngineAndTheJudgeSeesTheTextAlone(t *testing.T) {
 	}
 }
 
+func TestWorkerCutsWhatItsEngineDoesNot(t *testing.T) {
+	t.Parallel()
+	s := startSwarm(t, 1, says("one, two"))
+	stop := func(at string) llm.Request {
+		return llm.Request{Prompt: "Count.", Options: llm.Options{Stop: []string{at}}}
+	}
+	got := s.ask("Count.", AskOptions{MaxAnswers: 1, Options: stop(", ").Options})
+	if len(got.Answers) != 1 || got.Answers[0].Text != "one" {
+		t.Errorf("answered with %+v", got.Answers)
+	}
+	var declined *llm.DeclineError
+	if _, err := s.workers[0].node.worker.ask(soon(t), stop("one")); !errors.As(err, &declined) || declined.Reason != "the answer came out empty" {
+		t.Errorf("answered with %v", err)
+	}
+}
+
 func TestMalformedPromptIsNeitherAnsweredNorScored(t *testing.T) {
 	t.Parallel()
 	e := &noting{engine: says("an answer")}
@@ -176,7 +192,7 @@ func TestMalformedPromptIsNeitherAnsweredNorScored(t *testing.T) {
 		worker.content.keep(blob)
 		validator.content.keep(blob)
 		var declined *llm.DeclineError
-		if _, err := worker.worker.prepare(soon(t), ledger.TaskID(o.Prompt), o); !errors.As(err, &declined) || declined.Reason != "the prompt is malformed" {
+		if _, err := worker.worker.prepare(soon(t), o.Prompt, o); !errors.As(err, &declined) || declined.Reason != "the prompt is malformed" {
 			t.Errorf("%x: the worker says %v", blob, err)
 		}
 		if _, err := validator.score(soon(t), o, ledger.AnswerID{}, []byte("an answer")); !errors.Is(err, crypto.ErrEncoding) {

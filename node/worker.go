@@ -165,9 +165,11 @@ func (w *worker) generate(ctx context.Context, o ledger.Order) (string, error) {
 // ask asks the engine, and takes no answer that nobody could use.
 func (w *worker) ask(ctx context.Context, q llm.Request) (string, error) {
 	a, err := w.node.cfg.engine.Generate(ctx, q, nil)
-	switch {
-	case err != nil:
+	if err != nil {
 		return "", err
+	}
+	a.Text = llm.Cut(a.Text, q.Stop) // an engine may know nothing of them
+	switch {
 	case strings.TrimSpace(a.Text) == "":
 		return "", &llm.DeclineError{Reason: "the answer came out empty"}
 	case len(a.Text) > ledger.MaxAnswer:

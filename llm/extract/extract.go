@@ -26,7 +26,8 @@ func (*Engine) Name() string { return "extract" }
 func (*Engine) Models() []string { return []string{ModelName} }
 
 // Generate implements [llm.Engine]. It declines a prompt without a passage, a task that is neither a question nor a summary, and a
-// question that shares no word with the passage. Where [llm.Options.MaxTokens] is set, an answer has at most so many words.
+// question that shares no word with the passage. Where [llm.Options.MaxTokens] is set, an answer has at most so many words. It
+// draws nothing, so temperature, top_p and seed change nothing.
 func (*Engine) Generate(ctx context.Context, req llm.Request, emit func(string)) (*llm.Answer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("extract: stopped: %w", context.Cause(ctx))
@@ -50,8 +51,12 @@ func (*Engine) Generate(ctx context.Context, req llm.Request, emit func(string))
 		return nil, &llm.DeclineError{Reason: "no sentence of the passage shares a word with the question"}
 	}
 	text, stop := compose(sentences, picked, want, req.MaxTokens)
-	if emit != nil {
-		emit(text)
+	out := llm.TextStream{Emit: emit, Stop: req.Stop}
+	if !out.Write(text) {
+		stop = llm.StopEnd
+	}
+	if text = out.Text(); text == "" {
+		return nil, &llm.DeclineError{Reason: "the answer begins with the text to stop at"}
 	}
 	return &llm.Answer{Text: text, Model: ModelName, Stop: stop}, nil
 }

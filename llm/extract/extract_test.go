@@ -194,6 +194,19 @@ func TestMaxTokensBoundsTheWords(t *testing.T) {
 	}
 }
 
+func TestAnswerEndsAtATextToStopAt(t *testing.T) {
+	const prompt = "Summarise this article.\n\n" + tide
+	whole, err := ask(t, prompt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := llm.Options{Stop: strings.Fields(whole.Text)[2:3]}
+	a, err := New().Generate(context.Background(), llm.Request{Prompt: prompt, Options: stop}, nil)
+	if want := llm.Cut(whole.Text, stop.Stop); err != nil || a.Text != want || len(want) >= len(whole.Text) || a.Stop != llm.StopEnd {
+		t.Errorf("got %+v, %v, want %q", a, err, want)
+	}
+}
+
 func TestSameAnswerEachTime(t *testing.T) {
 	prompt := "Summarise in three sentences.\n\n" + tide + "\n\n" + bridge + "\n\n" + list
 	first, err := ask(t, prompt)

@@ -227,6 +227,10 @@ type chatRequest struct {
 	Model         string          `json:"model"`
 	Messages      []message       `json:"messages"`
 	MaxTokens     int             `json:"max_tokens"`
+	Temperature   *float64        `json:"temperature,omitempty"`
+	TopP          *float64        `json:"top_p,omitempty"`
+	Seed          *int64          `json:"seed,omitempty"`
+	Stop          []string        `json:"stop,omitempty"`
 	Stream        bool            `json:"stream"`
 	StreamOptions map[string]bool `json:"stream_options"`
 }
@@ -254,13 +258,13 @@ func (e *Engine) generate(ctx context.Context, req llm.Request, emit func(string
 	}
 	body, err := json.Marshal(chatRequest{
 		Model: model, Messages: []message{{"user", req.Prompt}}, MaxTokens: most,
-		Stream: true, StreamOptions: map[string]bool{"include_usage": true},
+		Temperature: req.Temperature, TopP: likeliest(req.TopP), Seed: req.Seed, Stop: req.Stop, Stream: true, StreamOptions: map[string]bool{"include_usage": true},
 	})
 	if err != nil {
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		answer, wait, err := e.attempt(ctx, model, body, emit)
+		answer, wait, err := e.attempt(ctx, model, body, llm.TextStream{Emit: emit, Stop: req.Stop})
 		if wait < 0 || attempt == maxAttempts {
 			return answer, err
 		}
@@ -278,8 +282,16 @@ func (e *Engine) generate(ctx context.Context, req llm.Request, emit func(string
 	}
 }
 
+// likeliest is a top_p that all servers take: some refuse 0, of which the least that is not zero means the same.
+func likeliest(topP *float64) *float64 {
+	if topP != nil && *topP == 0 {
+		return new(0.001)
+	}
+	return topP
+}
+
 // attempt asks once. If it is worth another try, wait is how long to wait first, zero if the server did not say; else negative.
-func (e *Engine) attempt(ctx context.Context, model string, body []byte, emit func(string)) (a *llm.Answer, wait time.Duration, err error) {
+func (e *Engine) attempt(ctx context.Context, model string, body []byte, out llm.TextStream) (a *llm.Answer, wait time.Duration, err error) {
 	ctx, alive, done := e.guard(ctx)
 	defer done()
 	resp, err := e.do(ctx, http.MethodPost, "/chat/completions", body)
@@ -290,7 +302,7 @@ func (e *Engine) attempt(ctx context.Context, model string, body []byte, emit fu
 	alive()
 	switch resp.StatusCode {
 	case http.StatusOK:
-		a, err := readAnswer(resp, alive, e.words, emit)
+		a, err := readAnswer(resp, alive, e.words, out)
 		if err != nil {
 			return nil, -1, e.readError(ctx, err)
 		}

@@ -120,6 +120,51 @@ func TestAnswerIsStreamed(t *testing.T) {
 	}
 }
 
+func TestWishesGoToTheServer(t *testing.T) {
+	wishes := llm.Options{MaxTokens: 7, Temperature: new(0.0), TopP: new(0.25), Seed: new(int64(-1)), Stop: []string{"\n", "User:"}}
+	for _, c := range []struct {
+		options llm.Options
+		want    string // what the body has of them
+	}{
+		{wishes, `{"max_tokens":7,"temperature":0,"top_p":0.25,"seed":-1,"stop":["\n","User:"]}`},
+		{llm.Options{}, `{"max_tokens":256}`},
+		{llm.Options{TopP: new(0.0)}, `{"max_tokens":256,"top_p":0.001}`}, // some servers refuse 0
+	} {
+		s := serve(t, func(w http.ResponseWriter, _ *http.Request, body chatRequest) {
+			got, err := json.Marshal(struct {
+				MaxTokens   int      `json:"max_tokens"`
+				Temperature *float64 `json:"temperature,omitempty"`
+				TopP        *float64 `json:"top_p,omitempty"`
+				Seed        *int64   `json:"seed,omitempty"`
+				Stop        []string `json:"stop,omitempty"`
+			}{body.MaxTokens, body.Temperature, body.TopP, body.Seed, body.Stop})
+			if err != nil || string(got) != c.want {
+				t.Errorf("asked with %s (%v), want %s", got, err, c.want)
+			}
+			events(w, piece("ok"), finished, done)
+		})
+		if _, err := s.engine(t, Options{Model: "small"}).Generate(t.Context(), llm.Request{Prompt: "Hi?", Options: c.options}, nil); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestServerThatDoesNotStopIsLeft(t *testing.T) {
+	left := make(chan struct{})
+	s := serve(t, func(w http.ResponseWriter, r *http.Request, _ chatRequest) {
+		events(w, piece("Paris. "), piece("Us"), piece("er: and"))
+		<-r.Context().Done()
+		close(left)
+	})
+	var said strings.Builder
+	req := llm.Request{Prompt: "Hi?", Options: llm.Options{Stop: []string{"User:"}}}
+	a, err := s.engine(t, Options{Model: "small"}).Generate(t.Context(), req, func(p string) { said.WriteString(p) })
+	if want := (llm.Answer{Text: "Paris.", Model: "small", Stop: llm.StopEnd}); err != nil || *a != want || said.String() != want.Text {
+		t.Errorf("got %+v, %v, emitted %q", a, err, said.String())
+	}
+	<-left
+}
+
 func TestServersDifferInHowTheyAnswer(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -393,7 +438,7 @@ func FuzzReadAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, kind, body string) {
 		var emitted strings.Builder
 		resp := &http.Response{Header: http.Header{"Content-Type": {kind}}, Body: io.NopCloser(strings.NewReader(body))}
-		a, err := readAnswer(resp, func() {}, strings.ToUpper, func(s string) { emitted.WriteString(s) })
+		a, err := readAnswer(resp, func() {}, strings.ToUpper, llm.TextStream{Emit: func(s string) { emitted.WriteString(s) }, Stop: []string{"stop"}})
 		if (a == nil) == (err == nil) || a != nil && (a.Text == "" || a.Text != emitted.String() || a.Stop == "") {
 			t.Errorf("got %+v, %v, emitted %q", a, err, emitted.String())
 		}

@@ -29,8 +29,8 @@ type completion struct {
 
 // readAnswer reads the body of a response with status 200: events, or one document from a server that does not stream.
 // Words makes what the server says fit for an error.
-func readAnswer(resp *http.Response, alive func(), words func(string) string, emit func(string)) (*llm.Answer, error) {
-	r := &answerReader{text: llm.TextStream{Emit: emit}, words: words}
+func readAnswer(resp *http.Response, alive func(), words func(string) string, out llm.TextStream) (*llm.Answer, error) {
+	r := &answerReader{text: out, words: words}
 	body := &boundedReader{r: resp.Body, left: maxStreamBytes, alive: alive}
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	var err error
@@ -57,6 +57,7 @@ type answerReader struct {
 	text     llm.TextStream
 	size     int // bytes of text, with what the stream holds back
 	filtered bool
+	stopped  bool // nothing that comes is of use
 	words    func(string) string
 }
 
@@ -94,7 +95,7 @@ func (r *answerReader) events(body io.Reader) error {
 		if err := json.Unmarshal([]byte(data), &c); err != nil {
 			return fmt.Errorf("an event is not the JSON the protocol asks for: %w", err)
 		}
-		if err := r.add(&c); err != nil {
+		if err := r.add(&c); err != nil || r.stopped {
 			return err
 		}
 	}
@@ -122,7 +123,10 @@ func (r *answerReader) add(c *completion) error {
 	if r.size += len(text); r.size > maxTextBytes {
 		return errTooLong
 	}
-	r.text.Write(text)
+	if !r.text.Write(text) { // the server goes on where it was asked to stop
+		r.answer.Stop, r.stopped = llm.StopEnd, true
+		return nil
+	}
 	switch choice.FinishReason {
 	case "":
 	case "length":

@@ -183,7 +183,7 @@ func run(t *testing.T, m *model) {
 	ids := append(m.tokens.beforePrompt(), m.tokens.afterPrompt()...)
 	s := newSession(m, 1, len(ids)+4)
 	s.read(context.Background(), ids)
-	if _, _, err := s.write(context.Background(), 3, newSampler(1, 0.9, 1, ""), func(int32) {}); err != nil {
+	if _, _, err := s.write(context.Background(), 3, newSampler(1, 0.9, 1, ""), func(int32) bool { return true }); err != nil {
 		t.Error(err)
 	}
 }

@@ -21,11 +21,8 @@ type candidate struct {
 }
 
 // newSampler returns a greedy sampler if temperature is zero. What it draws depends on seed and prompt alone, so that an answer
-// does not depend on what else the engine is asked; seed zero stands for a new one each time.
+// does not depend on what else the engine is asked.
 func newSampler(temperature, topP float64, seed uint64, prompt string) *sampler {
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
 	h := fnv.New64a()
 	h.Write([]byte(prompt))
 	return &sampler{temperature: temperature, topP: topP, random: rand.New(rand.NewPCG(seed, h.Sum64()))}

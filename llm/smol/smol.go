@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -32,7 +33,7 @@ const (
 	maxRequests = 4
 )
 
-// Options are the settings of an engine. The zero value is good: greedy answers.
+// Options are the settings of an engine, for requests that wish nothing else. The zero value is good: greedy answers.
 type Options struct {
 	// Temperature, from 0 to 2, is how freely tokens are drawn. At zero each is the likeliest one, and the same prompt
 	// gets the same answer on every machine.
@@ -154,10 +155,9 @@ func (m *prepared) answer(ctx context.Context, o Options, req llm.Request, emit 
 		return nil, err
 	}
 	answer := &llm.Answer{Model: ModelName, PromptTokens: s.pos}
-	out := llm.TextStream{Emit: emit}
-	sampler := newSampler(o.Temperature, o.TopP, o.Seed, req.Prompt)
+	out := llm.TextStream{Emit: emit, Stop: req.Stop}
 	var err error
-	answer.AnswerTokens, answer.Stop, err = s.write(ctx, most, sampler, func(t int32) { out.Write(m.tokens.bytes[t]) })
+	answer.AnswerTokens, answer.Stop, err = s.write(ctx, most, o.sampler(req), func(t int32) bool { return out.Write(m.tokens.bytes[t]) })
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +166,24 @@ func (m *prepared) answer(ctx context.Context, o Options, req llm.Request, emit 
 		return nil, &llm.DeclineError{Reason: "the model had nothing to say"}
 	}
 	return answer, nil
+}
+
+// sampler returns what draws the tokens of one request: as it wishes, and else as the engine is set.
+func (o Options) sampler(req llm.Request) *sampler {
+	temperature, topP, seed := o.Temperature, o.TopP, o.Seed
+	if req.Temperature != nil {
+		temperature = *req.Temperature
+	}
+	if req.TopP != nil {
+		topP = *req.TopP
+	}
+	switch {
+	case req.Seed != nil:
+		seed = uint64(*req.Seed)
+	case seed == 0:
+		seed = rand.Uint64()
+	}
+	return newSampler(temperature, topP, seed, req.Prompt)
 }
 
 // read takes all of tokens through the model.
@@ -181,8 +199,8 @@ func (s *session) read(ctx context.Context, tokens []int32) error {
 	return nil
 }
 
-// write makes up to most tokens and passes each on; it returns their number.
-func (s *session) write(ctx context.Context, most int, from *sampler, pass func(int32)) (int, llm.StopReason, error) {
+// write makes up to most tokens and passes each on, until pass wants no more; it returns their number.
+func (s *session) write(ctx context.Context, most int, from *sampler, pass func(int32) bool) (int, llm.StopReason, error) {
 	var made []int32
 	for {
 		next := from.next(s.head())
@@ -193,8 +211,9 @@ func (s *session) write(ctx context.Context, most int, from *sampler, pass func(
 			return len(made), llm.StopLength, nil
 		}
 		made = append(made, next)
-		pass(next)
-		switch {
+		switch more := pass(next); {
+		case !more:
+			return len(made), llm.StopEnd, nil
 		case len(made) == most:
 			return most, llm.StopLength, nil
 		case repeats(made):

@@ -81,7 +81,7 @@ func greedy(m *prepared, k kernels, threads int, prompt string, n int) []int32 {
 	s.resume(m.begun)
 	s.read(context.Background(), ids)
 	var made []int32
-	s.write(context.Background(), n, newSampler(0, 1, 1, prompt), func(t int32) { made = append(made, t) })
+	s.write(context.Background(), n, newSampler(0, 1, 1, prompt), func(t int32) bool { made = append(made, t); return true })
 	return made
 }
 
@@ -214,6 +214,56 @@ func TestSeedMakesDrawnAnswersReproducible(t *testing.T) {
 	}
 	if len(answers) < 2 || len(answers) > 3 {
 		t.Errorf("three seeds, one of them twice, gave %d answers", len(answers))
+	}
+}
+
+func TestRequestWishesHowItsAnswerIsDrawn(t *testing.T) {
+	ask := func(e *Engine, o llm.Options) *llm.Answer {
+		t.Helper()
+		o.MaxTokens = 10
+		a, err := e.Generate(t.Context(), llm.Request{Prompt: "Tell me a story.", Options: o}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	greedy, drawing := newEngine(t, Options{}), newEngine(t, Options{Temperature: 1.2, Seed: 7})
+	plain, drawn := ask(greedy, llm.Options{}).Text, ask(drawing, llm.Options{}).Text
+	if plain == drawn {
+		t.Fatalf("drawn as the likeliest: %q", plain)
+	}
+	for name, c := range map[string]struct {
+		engine  *Engine
+		options llm.Options
+		want    string
+	}{
+		"temperature and seed": {greedy, llm.Options{Temperature: new(1.2), Seed: new(int64(7))}, drawn},
+		"temperature 0":        {drawing, llm.Options{Temperature: new(0.0)}, plain},
+		"top_p 0":              {drawing, llm.Options{TopP: new(0.0)}, plain},
+		"seed 7":               {newEngine(t, Options{Temperature: 1.2, Seed: 8}), llm.Options{Seed: new(int64(7))}, drawn},
+	} {
+		if got := ask(c.engine, c.options).Text; got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	// A seed of 0 is one, and not the wish for a new one each time.
+	zero := llm.Options{Temperature: new(2.0), Seed: new(int64(0))}
+	if a, b := ask(greedy, zero).Text, ask(greedy, zero).Text; a != b {
+		t.Errorf("seed 0 gives %q and %q", a, b)
+	}
+}
+
+func TestAnswerEndsAtATextToStopAt(t *testing.T) {
+	var emitted strings.Builder
+	const prompt = "What is the capital of France?"
+	whole := generate(t, newEngine(t, Options{}), prompt, 0)
+	req := llm.Request{Prompt: prompt, Options: llm.Options{Stop: []string{"Paris"}}}
+	a, err := newEngine(t, Options{}).Generate(t.Context(), req, func(s string) { emitted.WriteString(s) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := llm.Cut(whole.Text, req.Stop); a.Text != want || want == whole.Text || emitted.String() != want || a.Stop != llm.StopEnd || a.AnswerTokens >= whole.AnswerTokens {
+		t.Errorf("got %+v, emitted %q, want the text %q", a, emitted.String(), want)
 	}
 }
 
