@@ -28,6 +28,7 @@ func (n *network) client() openai.Client {
 type extra struct {
 	Task       string
 	Winner     node.Party
+	Receipt    string
 	Candidates []struct{ Rank int }
 }
 
