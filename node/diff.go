@@ -65,7 +65,7 @@ type digests interface {
 }
 
 // local is a ledger on this machine.
-type local struct{ store *store.Store }
+type local struct{ store *store.Reader }
 
 func (l local) Digest(context.Context) (ledger.Digest, error) { return l.store.Digest(), nil }
 
@@ -100,11 +100,11 @@ func (l local) BucketTasks(_ context.Context, bucket int, _ ledger.Digest) iter.
 // Diff compares this node's ledger with that of a peer, which it asks. While tasks settle, those of the
 // moment may show up as a difference.
 func (n *Node) Diff(ctx context.Context, with peer.ID) (Difference, error) {
-	return diff(ctx, local{n.store}, remote{n, with})
+	return diff(ctx, local{n.Ledger()}, remote{n, with})
 }
 
 // DiffStores compares two ledgers on this machine.
-func DiffStores(ctx context.Context, here, there *store.Store) (Difference, error) {
+func DiffStores(ctx context.Context, here, there *store.Reader) (Difference, error) {
 	return diff(ctx, local{here}, local{there})
 }
 

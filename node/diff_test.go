@@ -26,7 +26,7 @@ func TestDiffFindsWhatEachLedgerMissesAndWhatContradicts(t *testing.T) {
 		t.Fatal(err)
 	}
 	overNetwork := func(a, b *member) (Difference, error) { return a.node.Diff(soon(t), b.node.Host().ID()) }
-	onDisk := func(a, b *member) (Difference, error) { return DiffStores(soon(t), a.node.store, b.node.store) }
+	onDisk := func(a, b *member) (Difference, error) { return DiffStores(soon(t), a.node.Ledger(), b.node.Ledger()) }
 	for name, diff := range map[string]func(a, b *member) (Difference, error){"over the network": overNetwork, "on disk": onDisk} {
 		d, err := diff(here, there)
 		if err != nil {

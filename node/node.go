@@ -478,8 +478,8 @@ func (n *Node) Close() error {
 	return n.closeErr
 }
 
-// Ledger returns the node's ledger, for reading.
-func (n *Node) Ledger() *store.Store { return n.store }
+// Ledger returns the node's ledger, for reading. It can be read until the node is closed.
+func (n *Node) Ledger() *store.Reader { return &n.store.Reader }
 
 // votesDir is where a validator's vote log lies.
 func (n *Node) votesDir() string { return filepath.Join(n.cfg.dir, "votes") }

@@ -275,7 +275,7 @@ func TestNodeThatCannotWriteItsLedgerStops(t *testing.T) {
 	s := newSwarm(t, 1)
 	s.launch(s.validators[0])
 	n := s.validators[0].node
-	if err := n.Ledger().PutBlob(make([]byte, 32<<20+1)); err != nil { // more than a value may have
+	if err := n.store.PutBlob(make([]byte, 32<<20+1)); err != nil { // more than a value may have
 		t.Fatal(err)
 	}
 	receive(t, n.Done())

@@ -361,13 +361,13 @@ func (o offline) single() bool {
 }
 
 // read opens a peer's ledger, reads from it and closes it.
-func read[T any](o offline, peer string, f func(*store.Store) (T, error)) (v T, err error) {
+func read[T any](o offline, peer string, f func(*store.Reader) (T, error)) (v T, err error) {
 	s, err := o.store(peer)
 	if err != nil {
 		return v, err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	return f(s)
+	return f(&s.Reader)
 }
 
 // name is the peer that is meant if none is named: the payer of a devnet, or the one that there is.
@@ -385,17 +385,17 @@ func (o offline) name(peer string) string {
 
 // Accounts implements reader.
 func (o offline) Accounts(_ context.Context, peer string) (control.Accounts, error) {
-	return read(o, peer, func(s *store.Store) (control.Accounts, error) { return control.ReadAccounts(o.name(peer), s), nil })
+	return read(o, peer, func(s *store.Reader) (control.Accounts, error) { return control.ReadAccounts(o.name(peer), s), nil })
 }
 
 // Tasks implements reader.
 func (o offline) Tasks(_ context.Context, peer string, n int) ([]control.Task, error) {
-	return read(o, peer, func(s *store.Store) ([]control.Task, error) { return control.ReadTasks(s, n) })
+	return read(o, peer, func(s *store.Reader) ([]control.Task, error) { return control.ReadTasks(s, n) })
 }
 
 // Task implements reader.
 func (o offline) Task(_ context.Context, peer, id string) (node.TaskStatus, error) {
-	return read(o, peer, func(s *store.Store) (node.TaskStatus, error) {
+	return read(o, peer, func(s *store.Reader) (node.TaskStatus, error) {
 		task, err := s.Resolve(id)
 		if err != nil {
 			return node.TaskStatus{}, err
@@ -427,17 +427,17 @@ func (o offline) Evidence(_ context.Context, peer string) ([]control.Evidence, e
 
 // Receipt implements reader.
 func (o offline) Receipt(_ context.Context, peer, id string) (json.RawMessage, error) {
-	return read(o, peer, func(s *store.Store) (json.RawMessage, error) { return control.ReadReceipt(s, id) })
+	return read(o, peer, func(s *store.Reader) (json.RawMessage, error) { return control.ReadReceipt(s, id) })
 }
 
 // Verify implements reader.
 func (o offline) Verify(_ context.Context, peer string) ([]control.PeerVerification, error) {
-	return readAll(o, peer, func(name string, s *store.Store) control.PeerVerification { return control.Verify(name, s) })
+	return readAll(o, peer, func(name string, s *store.Reader) control.PeerVerification { return control.Verify(name, s) })
 }
 
 // Digests implements reader.
 func (o offline) Digests(_ context.Context, peer string) ([]control.PeerDigest, error) {
-	return readAll(o, peer, func(name string, s *store.Store) control.PeerDigest {
+	return readAll(o, peer, func(name string, s *store.Reader) control.PeerDigest {
 		return control.PeerDigest{Peer: name, Digest: s.Digest()}
 	})
 }
@@ -448,8 +448,8 @@ func (o offline) Diff(ctx context.Context, peer, with string) (d control.LedgerD
 	if peer == with {
 		return d, usagef("%s can't be compared with itself: name another peer", peer)
 	}
-	return read(o, with, func(there *store.Store) (control.LedgerDiff, error) {
-		return read(o, peer, func(here *store.Store) (control.LedgerDiff, error) {
+	return read(o, with, func(there *store.Reader) (control.LedgerDiff, error) {
+		return read(o, peer, func(here *store.Reader) (control.LedgerDiff, error) {
 			d, err := node.DiffStores(ctx, here, there)
 			return control.LedgerDiff{Peer: peer, With: with, Difference: d}, err
 		})
@@ -458,11 +458,11 @@ func (o offline) Diff(ctx context.Context, peer, with string) (d control.LedgerD
 
 // Export implements reader.
 func (o offline) Export(_ context.Context, peer string, w io.Writer) (archive.Totals, error) {
-	return read(o, peer, func(s *store.Store) (archive.Totals, error) { return s.Export(w) })
+	return read(o, peer, func(s *store.Reader) (archive.Totals, error) { return s.Export(w) })
 }
 
 // readAll reads from the ledger of a peer, or of each one if peer is "".
-func readAll[T any](o offline, peer string, f func(name string, s *store.Store) T) (results []T, err error) {
+func readAll[T any](o offline, peer string, f func(name string, s *store.Reader) T) (results []T, err error) {
 	peers := []string{o.name(peer)}
 	if peer == "" && !o.single() {
 		found, err := filepath.Glob(filepath.Join(string(o), "*", "ledger"))
@@ -475,7 +475,7 @@ func readAll[T any](o offline, peer string, f func(name string, s *store.Store) 
 		}
 	}
 	for _, p := range peers {
-		v, err := read(o, p, func(s *store.Store) (T, error) { return f(p, s), nil })
+		v, err := read(o, p, func(s *store.Reader) (T, error) { return f(p, s), nil })
 		if err != nil {
 			return nil, err
 		}

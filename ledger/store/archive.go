@@ -17,7 +17,7 @@ import (
 
 // Export writes everything that was applied before the call, as it is at one moment. Settlement may go
 // on meanwhile. Receipts come in the order in which they were settled here.
-func (s *Store) Export(w io.Writer) (totals archive.Totals, err error) {
+func (s *Reader) Export(w io.Writer) (totals archive.Totals, err error) {
 	if err := s.Flush(); err != nil {
 		return totals, err
 	}

@@ -16,14 +16,14 @@ import (
 const checkpointEvery = 8192
 
 // Digest stands for all settled tasks.
-func (s *Store) Digest() ledger.Digest {
+func (s *Reader) Digest() ledger.Digest {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.state.Digest()
 }
 
 // BucketDigests returns the digests of all [ledger.Buckets] buckets of settled tasks, taken at one moment.
-func (s *Store) BucketDigests() []ledger.Digest {
+func (s *Reader) BucketDigests() []ledger.Digest {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	digests := make([]ledger.Digest, ledger.Buckets)
@@ -41,7 +41,7 @@ type BucketTask struct {
 
 // BucketTasks returns up to n settled tasks of a bucket above one, ascending by id; those above the zero
 // id are all. It reads what is on disk: Flush waits for the rest.
-func (s *Store) BucketTasks(bucket int, after ledger.TaskID, n int) (tasks []BucketTask, err error) {
+func (s *Reader) BucketTasks(bucket int, after ledger.TaskID, n int) (tasks []BucketTask, err error) {
 	err = s.view(func(txn *badger.Txn) error {
 		o := badger.DefaultIteratorOptions
 		o.Prefix = []byte{prefixTask, byte(bucket)}

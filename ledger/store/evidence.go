@@ -77,12 +77,12 @@ func (s *Store) PutEvidence(e *ledger.Evidence) error {
 }
 
 // HasEvidence reports whether a proof with an id is kept.
-func (s *Store) HasEvidence(id crypto.Hash) bool {
+func (s *Reader) HasEvidence(id crypto.Hash) bool {
 	return s.get(evidenceKey(id), func([]byte) error { return nil }) == nil
 }
 
 // Evidence returns what is kept, ascending by id.
-func (s *Store) Evidence() (all []*ledger.Evidence, err error) {
+func (s *Reader) Evidence() (all []*ledger.Evidence, err error) {
 	err = s.view(func(txn *badger.Txn) error {
 		for e, err := range evidence(txn) {
 			if err != nil {

@@ -49,7 +49,11 @@ const minFree = 64 << 20
 const BlobTTL = 7 * 24 * time.Hour
 
 // Store is a ledger in Badger. It is safe for concurrent use.
-type Store struct {
+type Store struct{ Reader }
+
+// Reader is a ledger as those see it who must not change it. It is safe for concurrent use; what it returns is the caller's, but
+// for the genesis. It can be read until its [Store] is closed.
+type Reader struct {
 	dir     string
 	db      *badger.DB
 	genesis *ledger.Genesis
@@ -162,7 +166,7 @@ func open(dir string, readOnly bool) (*Store, error) {
 	case err != nil:
 		return nil, fmt.Errorf("opening the ledger in %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, db: db, headers: map[int]*ledger.Signed[ledger.BundleHeader]{}, done: make(chan struct{}), collected: make(chan struct{}), fail: make(chan struct{})}
+	s := &Store{Reader{dir: dir, db: db, headers: map[int]*ledger.Signed[ledger.BundleHeader]{}, done: make(chan struct{}), collected: make(chan struct{}), fail: make(chan struct{})}}
 	s.changed = sync.NewCond(&s.mu)
 	return s, nil
 }
@@ -373,7 +377,7 @@ func (s *Store) Err() error {
 }
 
 // Genesis returns the ledger's genesis, which must not be changed.
-func (s *Store) Genesis() *ledger.Genesis { return s.genesis }
+func (s *Reader) Genesis() *ledger.Genesis { return s.genesis }
 
 // Applying
 
@@ -462,7 +466,7 @@ func (s *Store) PutAnswer(m *ledger.AnswerMessage) error {
 }
 
 // Answer returns what this peer committed to for a task, or ErrNotFound.
-func (s *Store) Answer(task ledger.TaskID) (m *ledger.AnswerMessage, err error) {
+func (s *Reader) Answer(task ledger.TaskID) (m *ledger.AnswerMessage, err error) {
 	err = s.get(answerKey(task), func(data []byte) error {
 		d, err := ledger.Decode(ledger.TopicAnswer, data)
 		if err != nil {
@@ -579,7 +583,7 @@ func (s *Store) gather() {
 }
 
 // Flush waits until everything applied before the call is durable.
-func (s *Store) Flush() error {
+func (s *Reader) Flush() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	target := s.queued
@@ -594,21 +598,21 @@ func (s *Store) Flush() error {
 // Reading
 
 // Account returns an account. It implements [ledger.Ledger].
-func (s *Store) Account(id ledger.AccountID) ledger.Account {
+func (s *Reader) Account(id ledger.AccountID) ledger.Account {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.state.Account(id)
 }
 
 // LockedAt implements [ledger.Ledger].
-func (s *Store) LockedAt(payer ledger.AccountID, nonce uint64) (ledger.TaskID, bool) {
+func (s *Reader) LockedAt(payer ledger.AccountID, nonce uint64) (ledger.TaskID, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.state.LockedAt(payer, nonce)
 }
 
 // IsSettled implements [ledger.Ledger].
-func (s *Store) IsSettled(task ledger.TaskID) bool {
+func (s *Reader) IsSettled(task ledger.TaskID) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	_, ok := s.state.Settled(task)
@@ -616,7 +620,7 @@ func (s *Store) IsSettled(task ledger.TaskID) bool {
 }
 
 // IsLocked reports whether a task's fee is in escrow or was paid out.
-func (s *Store) IsLocked(task ledger.TaskID) bool {
+func (s *Reader) IsLocked(task ledger.TaskID) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	_, open := s.state.Escrow(task)
@@ -639,7 +643,7 @@ type Summary struct {
 }
 
 // Summary returns all accounts and sums, taken at one moment.
-func (s *Store) Summary() Summary {
+func (s *Reader) Summary() Summary {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	sum := Summary{Tasks: s.state.Tasks()}
@@ -662,7 +666,7 @@ type Totals struct {
 }
 
 // Totals returns the sums at one moment.
-func (s *Store) Totals() Totals {
+func (s *Reader) Totals() Totals {
 	s.mu.RLock()
 	t := Totals{Tasks: s.state.Tasks(), Waiting: len(s.pending)}
 	t.Open, t.Escrow = s.state.Escrowed()
@@ -674,7 +678,7 @@ func (s *Store) Totals() Totals {
 
 // Receipt returns the receipt of a settled task, or ErrNotFound. A receipt is there a few
 // milliseconds after its task settled: Flush waits for it.
-func (s *Store) Receipt(task ledger.TaskID) (r *ledger.Receipt, err error) {
+func (s *Reader) Receipt(task ledger.TaskID) (r *ledger.Receipt, err error) {
 	err = s.get(receiptKey(task), func(data []byte) (err error) {
 		r, err = ledger.DecodeReceipt(data)
 		return err
@@ -683,7 +687,7 @@ func (s *Store) Receipt(task ledger.TaskID) (r *ledger.Receipt, err error) {
 }
 
 // SignedOrder returns the order of a task that was locked or settled. It implements [ledger.Ledger].
-func (s *Store) SignedOrder(task ledger.TaskID) (o ledger.Signed[ledger.Order], ok bool) {
+func (s *Reader) SignedOrder(task ledger.TaskID) (o ledger.Signed[ledger.Order], ok bool) {
 	if err := s.Flush(); err != nil { // what was applied just now is to be found
 		return o, false
 	}
@@ -701,7 +705,7 @@ func (s *Store) SignedOrder(task ledger.TaskID) (o ledger.Signed[ledger.Order], 
 }
 
 // Blob returns a prompt or an answer, or ErrNotFound when it is unknown or expired.
-func (s *Store) Blob(h crypto.Hash) (data []byte, err error) {
+func (s *Reader) Blob(h crypto.Hash) (data []byte, err error) {
 	err = s.get(blobKey(h), func(d []byte) error {
 		data = d
 		return nil
@@ -710,7 +714,7 @@ func (s *Store) Blob(h crypto.Hash) (data []byte, err error) {
 }
 
 // view reads from disk; after Close it returns ErrClosed, since Badger's memory maps are gone then.
-func (s *Store) view(f func(txn *badger.Txn) error) error {
+func (s *Reader) view(f func(txn *badger.Txn) error) error {
 	s.reading.RLock()
 	defer s.reading.RUnlock()
 	if s.closed {
@@ -719,7 +723,7 @@ func (s *Store) view(f func(txn *badger.Txn) error) error {
 	return s.db.View(f)
 }
 
-func (s *Store) get(k []byte, f func(data []byte) error) error {
+func (s *Reader) get(k []byte, f func(data []byte) error) error {
 	return s.view(func(txn *badger.Txn) error {
 		data, err := value(txn, k)
 		if errors.Is(err, badger.ErrKeyNotFound) {
@@ -733,7 +737,7 @@ func (s *Store) get(k []byte, f func(data []byte) error) error {
 }
 
 // OpenLocks returns the lock certificates of the tasks that are not settled.
-func (s *Store) OpenLocks() (locks []*ledger.LockCert, err error) {
+func (s *Reader) OpenLocks() (locks []*ledger.LockCert, err error) {
 	err = s.view(func(txn *badger.Txn) error {
 		for l, err := range openLocks(txn) {
 			if err != nil {
@@ -747,7 +751,7 @@ func (s *Store) OpenLocks() (locks []*ledger.LockCert, err error) {
 }
 
 // OwnOrders returns the orders of this peer that may not be settled, by nonce.
-func (s *Store) OwnOrders() (orders []*ledger.OrderMessage, err error) {
+func (s *Reader) OwnOrders() (orders []*ledger.OrderMessage, err error) {
 	err = s.view(func(txn *badger.Txn) error {
 		for e, err := range scan(txn, prefixOwn) {
 			if err != nil {
@@ -771,7 +775,7 @@ type TaskEntry struct {
 }
 
 // Tasks returns the last n settled tasks, newest first.
-func (s *Store) Tasks(n int) (tasks []TaskEntry, err error) {
+func (s *Reader) Tasks(n int) (tasks []TaskEntry, err error) {
 	err = s.view(func(txn *badger.Txn) error {
 		o := badger.DefaultIteratorOptions
 		o.Reverse, o.Prefix = true, []byte{prefixSeq}
@@ -794,7 +798,7 @@ func (s *Store) Tasks(n int) (tasks []TaskEntry, err error) {
 
 // Resolve finds the task, settled or open, whose id begins with hex digits. It returns ErrNotFound
 // or ErrAmbiguous.
-func (s *Store) Resolve(prefix string) (task ledger.TaskID, err error) {
+func (s *Reader) Resolve(prefix string) (task ledger.TaskID, err error) {
 	prefix = strings.ToLower(prefix)
 	whole, odd := prefix, len(prefix)%2 == 1
 	if odd {

@@ -10,7 +10,7 @@ import (
 	"github.com/poqmesh/poq/ledger"
 )
 
-// Verification says what [Store.Verify] found to hold.
+// Verification says what [Reader.Verify] found to hold.
 type Verification struct {
 	Chain     crypto.Hash   `json:"chain"`
 	Digest    ledger.Digest `json:"digest"`
@@ -25,7 +25,7 @@ type Verification struct {
 
 // Verify replays the ledger on disk from genesis and compares the result with every stored account,
 // index and digest. The error says where it fails. What is applied meanwhile is not looked at.
-func (s *Store) Verify() (*Verification, error) {
+func (s *Reader) Verify() (*Verification, error) {
 	begin := time.Now()
 	v := &Verification{Chain: s.genesis.Chain(), Supply: s.genesis.Supply()}
 	err := s.view(func(txn *badger.Txn) error {

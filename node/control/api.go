@@ -180,7 +180,7 @@ const (
 )
 
 // ReadAccounts returns the accounts in a peer's ledger.
-func ReadAccounts(peer string, s *store.Store) Accounts {
+func ReadAccounts(peer string, s *store.Reader) Accounts {
 	g := s.Genesis()
 	names, sum := node.Names(g), s.Summary()
 	a := Accounts{Peer: peer, Chain: g.Chain(), Tasks: sum.Tasks, Open: sum.Open, Escrow: sum.Escrow, Supply: g.Supply()}
@@ -191,7 +191,7 @@ func ReadAccounts(peer string, s *store.Store) Accounts {
 }
 
 // ReadTasks returns the last n settled tasks in a peer's ledger, newest first.
-func ReadTasks(s *store.Store, n int) ([]Task, error) {
+func ReadTasks(s *store.Reader, n int) ([]Task, error) {
 	entries, err := s.Tasks(n)
 	if err != nil {
 		return nil, err
@@ -208,7 +208,7 @@ func ReadTasks(s *store.Store, n int) ([]Task, error) {
 }
 
 // ReadEvidence returns the proofs of contradictions that are kept beside a ledger.
-func ReadEvidence(s *store.Store) ([]Evidence, error) {
+func ReadEvidence(s *store.Reader) ([]Evidence, error) {
 	kept, err := s.Evidence()
 	if err != nil {
 		return nil, err
@@ -233,7 +233,7 @@ func ReadEvidence(s *store.Store) ([]Evidence, error) {
 }
 
 // ReadReceipt returns the file form of the receipt of a settled task, whose id may be shortened.
-func ReadReceipt(s *store.Store, id string) (json.RawMessage, error) {
+func ReadReceipt(s *store.Reader, id string) (json.RawMessage, error) {
 	task, err := s.Resolve(id)
 	if err != nil {
 		return nil, err
@@ -249,7 +249,7 @@ func ReadReceipt(s *store.Store, id string) (json.RawMessage, error) {
 }
 
 // Verify verifies a peer's ledger.
-func Verify(peer string, s *store.Store) PeerVerification {
+func Verify(peer string, s *store.Reader) PeerVerification {
 	v, err := s.Verify()
 	if err != nil {
 		return PeerVerification{Peer: peer, Reason: err.Error()}

@@ -31,7 +31,7 @@ const (
 type Asker interface {
 	Order(ctx context.Context, prompt string, o node.AskOptions) (*node.Task, error)
 	Status(ctx context.Context, task ledger.TaskID) (*node.TaskStatus, error)
-	Ledger() *store.Store
+	Ledger() *store.Reader
 }
 
 // Handler answers requests with tasks that n orders. A request that ends early leaves nothing behind here; its order stands. It asks

@@ -19,7 +19,7 @@ import (
 var errOpen = errors.New("the task is open: it has a receipt once it is settled")
 
 // find finds a task by its id, which may be shortened.
-func find(l *store.Store, id string) (task ledger.TaskID, err error) {
+func find(l *store.Reader, id string) (task ledger.TaskID, err error) {
 	if task.UnmarshalText([]byte(id)) == nil {
 		if !l.IsLocked(task) {
 			return task, fmt.Errorf("task %s: %w", id, store.ErrNotFound)
@@ -30,7 +30,7 @@ func find(l *store.Store, id string) (task ledger.TaskID, err error) {
 }
 
 // receipt returns a receipt, which may have to be written first.
-func receipt(l *store.Store, task ledger.TaskID) (*ledger.Receipt, error) {
+func receipt(l *store.Reader, task ledger.TaskID) (*ledger.Receipt, error) {
 	if !l.IsSettled(task) {
 		return nil, errOpen
 	}
