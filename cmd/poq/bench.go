@@ -25,7 +25,7 @@ import (
 )
 
 func newBench(g *globals) *cobra.Command {
-	return group("bench", "Measure this machine", benchSettle(g), benchReceipt(g), benchApply(g), benchSync(g), benchVotelog(g), benchGossip(g))
+	return group("bench", "Measure this machine", benchSettle(g), benchReceipt(g), benchApply(g), benchSync(g), benchVotelog(g), benchGossip(g), benchGateway(g))
 }
 
 // benchmark measures something and shows what it measured.
@@ -183,12 +183,9 @@ func (s *spans) collect() (out []benchedSpan) {
 		s.add(spanTaskLast, payer[ledger.Ordered], payer[ledger.Settled])
 	}
 	for _, name := range []string{spanLock, spanAnswers, spanScores, spanSeal, spanReveals, spanSettle, spanTask, spanTaskLast} {
-		v := s.values[name]
-		if len(v) == 0 {
-			continue
+		if v := s.values[name]; len(v) > 0 {
+			out = append(out, newSpan(name, v))
 		}
-		slices.Sort(v)
-		out = append(out, benchedSpan{name, len(v), v[len(v)/2].Microseconds(), v[min(len(v)-1, len(v)*99/100)].Microseconds()})
 	}
 	return out
 }

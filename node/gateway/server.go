@@ -24,6 +24,7 @@ type Server struct {
 	keys   *apikeys.Guard // nil without
 	done   chan error
 	cancel context.CancelFunc
+	meter  *meter
 }
 
 // Option is an option of [Serve].
@@ -65,7 +66,7 @@ func Serve(addr string, n Asker, opts ...Option) (*Server, error) {
 			return nil, err
 		}
 	}
-	s := &Server{keys: a.keys, done: make(chan error, 1)}
+	s := &Server{keys: a.keys, done: make(chan error, 1), meter: newMeter()}
 	if a.must = !local || len(c.origins) > 0; a.must {
 		err = a.mustHaveKeys(addr, local)
 	}
@@ -81,7 +82,7 @@ func Serve(addr string, n Asker, opts ...Option) (*Server, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.addr, s.cancel = l.Addr(), cancel
 	s.http = &http.Server{
-		Handler: a, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: s.meter.observe(a), ConnState: s.meter.connection, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	go func() {

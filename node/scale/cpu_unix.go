@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// cpu is the processor time of the process so far.
-func cpu() time.Duration {
+// CPU is the processor time that this process has used so far.
+func CPU() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		panic(err) // the arguments are right

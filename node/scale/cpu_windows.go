@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// cpu is the processor time of the process so far.
-func cpu() time.Duration {
+// CPU is the processor time that this process has used so far.
+func CPU() time.Duration {
 	var made, ended, kernel, user windows.Filetime
 	if err := windows.GetProcessTimes(windows.CurrentProcess(), &made, &ended, &kernel, &user); err != nil {
 		panic(err) // the arguments are right

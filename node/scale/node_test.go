@@ -165,7 +165,7 @@ func settleAmong(t *testing.T, peers int) {
 	}
 	t.Logf("%d peers meshed in %v", peers, time.Since(begin))
 	<-time.After(settling)
-	traffic, used := sum(nodes), cpu()
+	traffic, used := sum(nodes), CPU()
 	var took []time.Duration
 	answers := 0
 	for i := range tasks {
@@ -181,7 +181,7 @@ func settleAmong(t *testing.T, peers int) {
 		answers += len(s.Answers)
 	}
 	<-time.After(2 * time.Second) // the last receipt is gossiped, or fetched by who missed it
-	used = (cpu() - used) / tasks
+	used = (CPU() - used) / tasks
 	after := sum(nodes)
 	settled := seen.spans(ledger.Answered, ledger.Settled, peers)
 	orders := seen.spans(ledger.Ordered, ledger.Ordered, peers)

@@ -95,7 +95,7 @@ func (g *gossip) do(ctx context.Context, q request) (r reply, err error) {
 		return reply{When: when.UnixNano()}, err
 	default:
 		u, err := g.Usage(ctx)
-		u.CPU, u.Memory = cpu(), resident()
+		u.CPU, u.Memory = CPU(), resident()
 		return reply{Usage: &u}, err
 	}
 }

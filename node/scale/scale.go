@@ -383,7 +383,7 @@ func (s *swarm) usage(ctx context.Context) (sum Usage, err error) {
 		sum.Memory += u.Memory
 	}
 	if len(s.c.Command) == 0 {
-		sum.CPU = cpu()
+		sum.CPU = CPU()
 	}
 	return sum, nil
 }
