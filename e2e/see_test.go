@@ -201,7 +201,7 @@ func TestEveryMetricOfTheBoardIsInAScrapeAndInTheDocs(t *testing.T) {
 	t.Parallel()
 	m := newMachines(t, 1)
 	validator := m.up("validator-1", "--roles", "validator", "--metrics", ":0")
-	worker := m.up("worker", "--roles", "worker", "--engine", "extract", "--metrics", "127.0.0.1:0", "--join", validator.token())
+	worker := m.up("worker", "--roles", "worker", "--engine", "extract", "--api", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--join", validator.token())
 	payer := m.up("payer", "--join", validator.token())
 	payer.ask("When was the lighthouse built?\n\n" + passage)
 	validator.waitSettled(1)

@@ -109,6 +109,9 @@ func runPeer(c *cobra.Command, f peerFlags) (err error) {
 			return usagef("--api: %w", e)
 		}
 		defer func() { err = errors.Join(err, api.Close()) }()
+		if err := registry.Register(api); err != nil {
+			return fmt.Errorf("metrics of the API: %w", err)
+		}
 		peer.API = api.URL()
 	}
 	server, err := control.ServePeer(versionText(), f.dir, f.socket, peer)

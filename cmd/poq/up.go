@@ -299,6 +299,9 @@ func runUp(c *cobra.Command, g *globals, f *upFlags) (err error) {
 			return usagef("--api: %w", e)
 		}
 		defer func() { err = errors.Join(err, api.Close()) }()
+		if err := registry.Register(api); err != nil {
+			return fmt.Errorf("metrics of the API: %w", err)
+		}
 		peer.API = api.URL()
 	}
 	server, err := control.Serve(versionText(), f.dir, []control.Peer{peer})
