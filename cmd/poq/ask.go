@@ -25,6 +25,7 @@ func newAsk(g *globals) *cobra.Command {
 	var fee credits
 	var answers int
 	var answerTimeout, scoreTimeout time.Duration
+	var wishes wishFlags
 	var batch batchFlags
 	c := &cobra.Command{
 		Use:   "ask PROMPT | --batch FILE",
@@ -33,6 +34,7 @@ func newAsk(g *globals) *cobra.Command {
 		Example: `  poq ask "Who wrote Pride and Prejudice, and when was it published?"
   cat article.txt | poq ask --file - "Summarise this article in two sentences."
   poq ask --fee 2.5 --max-answers 2 --json "Name three rivers in Peru." | jq .answers[0].text
+  poq ask --temperature 0 --max-tokens 40 --stop . "Name a river in Peru."
   poq ask --batch prompts.jsonl --cost-limit 50 > results.jsonl
   poq ask --batch prompts.jsonl --out results.jsonl`,
 		Args: args(func(c *cobra.Command, a []string) error {
@@ -48,17 +50,22 @@ func newAsk(g *globals) *cobra.Command {
 	c.Flags().IntVar(&answers, "max-answers", 0, fmt.Sprintf("answers to judge, 1 to %d (default: one for each worker of a devnet, else for each that the peer is connected to, at most %d)", ledger.MaxAnswers, node.DefaultMaxAnswers))
 	c.Flags().DurationVar(&answerTimeout, "answer-timeout", node.DefaultAnswerTimeout, "how long workers may take")
 	c.Flags().DurationVar(&scoreTimeout, "score-timeout", 0, "how long workers and judges together may take (default twice the answer timeout, at least 1m)")
+	wishes.add(c)
 	batch.add(c)
 	c.RunE = func(c *cobra.Command, a []string) error {
 		if err := batch.check(c, a); err != nil {
 			return err
 		}
+		options, err := wishes.options(c)
+		if err != nil {
+			return err
+		}
 		terms := control.AskRequest{
 			Fee: ledger.Amount(fee), MaxAnswers: answers,
 			AnswerTimeoutMS: answerTimeout.Milliseconds(), ScoreTimeoutMS: scoreTimeout.Milliseconds(),
+			Options: options,
 		}
 		if batch.file == "" {
-			var err error
 			if terms.Prompt, err = readPrompt(c.InOrStdin(), a[0], file); err != nil {
 				return err
 			}

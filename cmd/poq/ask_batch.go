@@ -15,17 +15,19 @@ import (
 	"golang.org/x/term"
 
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
 )
 
 const batchHelp = `A batch (--batch FILE, - for stdin) has a prompt in each line: a JSON string, or an object
 
-  {"id": "a1", "prompt": "Who built it?", "fee": 2.5, "max_answers": 2}
+  {"id": "a1", "prompt": "Who built it?", "fee": 2.5, "max_answers": 2, "temperature": 0}
 
-of which only the prompt is needed. fee is in credits, and stands above --fee; an id is any string
-or number, by default line- and the line's number; other fields are left alone. Each result is one
-line of JSON, in the order in which tasks settle:
+of which only the prompt is needed. fee is in credits; temperature, top_p, seed, max_tokens and stop
+(a list of texts) are as the flags are. What a line has stands above the flag. An id is any string or
+number, by default line- and the line's number; other fields are left alone. Each result is one line
+of JSON, in the order in which tasks settle:
 
   line, id, prompt     what was asked
   answer               the best answer
@@ -62,6 +64,7 @@ type batchLine struct {
 	id, prompt string
 	fee        ledger.Amount // 0: that of the batch
 	maxAnswers int           // 0: that of the batch
+	wishes     llm.Options   // above those of the batch
 	task       ledger.TaskID // ordered earlier, if not zero
 	err        error         // cannot be asked
 }
@@ -127,6 +130,7 @@ func parseLine(number int, raw []byte) batchLine {
 		Prompt     *string         `json:"prompt"`
 		Fee        json.RawMessage `json:"fee"`
 		MaxAnswers int             `json:"max_answers"`
+		llm.Options
 	}
 	if !json.Valid(raw) || raw[0] != '"' && raw[0] != '{' {
 		l.err = errors.New(`the line is neither a JSON string nor an object with "prompt"`)
@@ -152,7 +156,7 @@ func parseLine(number int, raw []byte) batchLine {
 	if o.Prompt != nil {
 		l.prompt = *o.Prompt
 	}
-	l.maxAnswers = o.MaxAnswers
+	l.maxAnswers, l.wishes = o.MaxAnswers, o.Options
 	switch {
 	case err != nil:
 		l.err = err
@@ -160,6 +164,8 @@ func parseLine(number int, raw []byte) batchLine {
 		l.err = node.ErrEmptyPrompt
 	case l.maxAnswers < 0 || l.maxAnswers > ledger.MaxAnswers:
 		l.err = fmt.Errorf("max_answers must be 1 to %d", ledger.MaxAnswers)
+	case l.wishes.Check() != nil:
+		l.err = l.wishes.Check()
 	default:
 		l.err = checkPrompt(l.prompt)
 	}
@@ -369,6 +375,7 @@ func (b *batch) one(ctx, late context.Context, l batchLine) outcome {
 	}
 	q := b.terms
 	q.Prompt, q.Fee = l.prompt, b.fee(l)
+	q.Options = above(q.Options, l.wishes)
 	if l.maxAnswers > 0 {
 		q.MaxAnswers = l.maxAnswers
 	}

@@ -3,12 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node/control"
 )
 
@@ -24,6 +26,9 @@ func TestLineOfABatchSaysWhatToAskOrWhatIsWrong(t *testing.T) {
 		{`{"id": "a", "prompt": "Why?", "fee": 2.5, "max_answers": 2, "topic": [1]}`, batchLine{id: "a", prompt: "Why?", fee: 2_500_000, maxAnswers: 2}, ""},
 		{`{"id": 12, "prompt": "Why?", "fee": "0.25"}`, batchLine{id: "12", prompt: "Why?", fee: 250_000}, ""},
 		{`{"id": null, "prompt": "Why?", "fee": null}`, batchLine{id: "line-9", prompt: "Why?"}, ""},
+		{`{"prompt": "Why?", "temperature": 0, "max_tokens": 9, "stop": ["x"], "top_p": null}`, batchLine{id: "line-9", prompt: "Why?", wishes: llm.Options{Temperature: new(0.0), MaxTokens: 9, Stop: []string{"x"}}}, ""},
+		{`{"prompt": "Why?", "top_p": 2}`, batchLine{id: "line-9", prompt: "Why?", wishes: llm.Options{TopP: new(2.0)}}, "top_p is 2, want 0 to 1"},
+		{`{"prompt": "Why?", "seed": "x"}`, batchLine{id: "line-9", prompt: "Why?", wishes: llm.Options{Seed: new(int64)}}, "cannot unmarshal"},
 		{`Why?`, batchLine{id: "line-9"}, "neither a JSON string nor an object"},
 		{`17`, batchLine{id: "line-9"}, "neither a JSON string nor an object"},
 		{`{"prompt": "Why?"`, batchLine{id: "line-9"}, "neither a JSON string nor an object"},
@@ -41,8 +46,21 @@ func TestLineOfABatchSaysWhatToAskOrWhatIsWrong(t *testing.T) {
 		got := parseLine(9, []byte(c.line))
 		err := got.err
 		c.want.number, got.err = 9, nil
-		if got != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+		if !reflect.DeepEqual(got, c.want) || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%.80s: %.100v, %v; want %.100v, %q", c.line, got, err, c.want, c.err)
+		}
+	}
+}
+
+func TestWishesOfALineStandAboveThoseOfItsBatch(t *testing.T) {
+	all := llm.Options{Model: "a", MaxTokens: 1, Temperature: new(1.0), TopP: new(1.0), Seed: new(int64(1)), Stop: []string{"a"}}
+	other := llm.Options{Model: "b", MaxTokens: 2, Temperature: new(0.0), TopP: new(0.0), Seed: new(int64(0)), Stop: []string{"b"}}
+	for _, c := range []struct{ batch, line, want llm.Options }{
+		{all, llm.Options{}, all}, {llm.Options{}, all, all}, {all, other, other},
+		{all, llm.Options{Seed: other.Seed}, llm.Options{Model: "a", MaxTokens: 1, Temperature: all.Temperature, TopP: all.TopP, Seed: other.Seed, Stop: all.Stop}},
+	} {
+		if got := above(c.batch, c.line); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%+v above %+v: %+v, want %+v", c.line, c.batch, got, c.want)
 		}
 	}
 }

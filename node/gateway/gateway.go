@@ -13,6 +13,7 @@ import (
 
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/apikeys"
 )
@@ -193,7 +194,7 @@ func ranked(s *node.Settlement, q *request, o *outcome) (answers []string, err e
 			return nil, fail("text_missing", fmt.Sprintf("the text of the answer ranked %d is not here yet: look later with poq ledger task %s", a.Rank, s.Task.Short()))
 		}
 		if a.Rank > 0 && len(answers) < q.choices() {
-			answers = append(answers, q.cut(a.Text))
+			answers = append(answers, llm.Cut(a.Text, q.Stop))
 		}
 	}
 	return answers, nil

@@ -142,7 +142,7 @@ func ask(t testing.TB, url, body string) (status int, header http.Header, a answ
 func TestChatIsAnsweredWithTheWinnerAndHowItWasSettled(t *testing.T) {
 	t.Parallel()
 	url := serve(t, network(t, after("a"), after("the longest of all: "), after("bb"))).URL()
-	status, header, a := ask(t, url+"/chat/completions", `{"model":"poq-best","messages":[{"role":"user","content":"Who?"}],"temperature":0.5,"seed":null,"user":"x","poq":{"fee":2000000}}`)
+	status, header, a := ask(t, url+"/chat/completions", `{"model":"poq-best","messages":[{"role":"user","content":"Who?"}],"temperature":0.5,"logit_bias":{},"best_of":null,"user":"x","poq":{"fee":2000000}}`)
 	if status != http.StatusOK || a.Object != "chat.completion" || a.Model != "poq-best" || len(a.Choices) != 1 {
 		t.Fatalf("%d %+v", status, a)
 	}
@@ -156,7 +156,7 @@ func TestChatIsAnsweredWithTheWinnerAndHowItWasSettled(t *testing.T) {
 	if p == nil || p.Outcome != "PAID" || p.Fee != 2_000_000 || p.Winner.Account.IsZero() || len(p.Candidates) != 3 || p.Candidates[0].Score != p.Score || p.Candidates[0].Paid == 0 || p.Timeline.Settled == 0 {
 		t.Fatalf("poq: %+v", p)
 	}
-	if len(p.Ignored) != 1 || p.Ignored[0] != "temperature" {
+	if len(p.Ignored) != 1 || p.Ignored[0] != "logit_bias" {
 		t.Errorf("ignored: %v", p.Ignored)
 	}
 	for name, want := range map[string]string{"X-PoQ-Task": p.Task, "X-PoQ-Fee": "2000000", "X-PoQ-Winner": p.Winner.Account.String(), "X-PoQ-Outcome": "PAID"} {
@@ -251,6 +251,14 @@ func TestErrorsHaveTheirStatusAndNameTheParameter(t *testing.T) {
 		{"/chat/completions", `{`, 400, "", ""},
 		{"/chat/completions", `{"model":"poq-best",` + user + `,"n":"two"}`, 400, "n", ""},
 		{"/chat/completions", `{"model":"poq-best",` + user + `,"n":17}`, 400, "n", ""},
+		{"/chat/completions", `{"model":"poq-best",` + user + `,"temperature":2.5}`, 400, "temperature", ""},
+		{"/chat/completions", `{"model":"poq-best",` + user + `,"temperature":"hot"}`, 400, "temperature", ""},
+		{"/chat/completions", `{"model":"poq-best",` + user + `,"top_p":-1}`, 400, "top_p", ""},
+		{"/chat/completions", `{"model":"poq-best",` + user + `,"seed":0.5}`, 400, "seed", ""},
+		{"/chat/completions", `{"model":"poq-best",` + user + `,"max_tokens":0}`, 400, "max_tokens", ""},
+		{"/chat/completions", `{"model":"poq-best",` + user + `,"max_completion_tokens":3000000000}`, 400, "max_completion_tokens", ""},
+		{"/chat/completions", `{"model":"poq-best",` + user + `,"stop":["1","2","3","4","5"]}`, 400, "stop", ""},
+		{"/completions", `{"model":"poq-best","prompt":"\u0000x"}`, 400, "prompt", ""},
 		{"/chat/completions", `{"model":"poq-best",` + user + `,"tools":[{"type":"function"}]}`, 400, "tools", "unsupported_parameter"},
 		{"/chat/completions", `{"model":"poq-best",` + user + `,"response_format":{"type":"json_object"}}`, 400, "response_format", "unsupported_parameter"},
 		{"/chat/completions", `{"model":"poq-best","messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]}`, 400, "messages[0].content[0].type", "unsupported_value"},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
 )
 
@@ -22,6 +23,11 @@ type request struct {
 	Messages      []message `json:"messages"` // of chat completions
 	Prompt        texts     `json:"prompt"`   // of completions
 	N             *int      `json:"n"`
+	MaxTokens     *int      `json:"max_tokens"`
+	MaxCompletion *int      `json:"max_completion_tokens"` // the same, by its newer name
+	Temperature   *float64  `json:"temperature"`
+	TopP          *float64  `json:"top_p"`
+	Seed          *int64    `json:"seed"`
 	Stop          texts     `json:"stop"`
 	Stream        bool      `json:"stream"`
 	StreamOptions struct {
@@ -35,7 +41,8 @@ type request struct {
 		Stream          string        `json:"stream"`
 	} `json:"poq"`
 
-	ignored []string // fields that were given and have no effect
+	wishes  llm.Options // for the engines
+	ignored []string    // fields that were given and have no effect
 }
 
 // message is one of a chat.
@@ -74,9 +81,7 @@ func (t *texts) UnmarshalJSON(data []byte) error {
 }
 
 // withoutEffect are fields that clients send out of habit: an order does not carry them to the workers.
-var withoutEffect = []string{
-	"best_of", "frequency_penalty", "logit_bias", "max_completion_tokens", "max_tokens", "presence_penalty", "reasoning_effort", "seed", "temperature", "top_p",
-}
+var withoutEffect = []string{"best_of", "frequency_penalty", "logit_bias", "presence_penalty", "reasoning_effort"}
 
 // refused are fields that change what an answer is, so that an answer without them would be a wrong one. The values listed are
 // those that ask for nothing.
@@ -92,9 +97,6 @@ var refused = map[string][]string{
 	"tool_choice":     {`null`, `"none"`, `"auto"`},
 	"tools":           {`null`, `[]`},
 }
-
-// maxStops bounds the texts to stop at, as OpenAI does.
-const maxStops = 4
 
 // parse reads a body and checks what does not depend on the kind of request.
 func parse(body []byte) (*request, error) {
@@ -130,10 +132,6 @@ func parse(body []byte) (*request, error) {
 		return nil, noModel(q.Model)
 	case q.N != nil && (*q.N < 1 || *q.N > ledger.MaxAnswers):
 		return nil, badRequest("n", "", "n is %d, want 1 to %d", *q.N, ledger.MaxAnswers)
-	case len(q.Stop) > maxStops:
-		return nil, badRequest("stop", "", "%d texts to stop at, want at most %d", len(q.Stop), maxStops)
-	case slices.Contains(q.Stop, ""):
-		return nil, badRequest("stop", "", "a text to stop at is empty")
 	case q.PoQ.Stream != "" && q.PoQ.Stream != "settled":
 		return nil, badRequest("poq.stream", "unsupported_value", "poq.stream is %q, want \"settled\"", q.PoQ.Stream)
 	}
@@ -142,7 +140,31 @@ func parse(body []byte) (*request, error) {
 			return nil, badRequest(name, "", "%s is %d, want %d to %d", name, ms, ledger.MinDeadline.Milliseconds(), ledger.MaxDeadline.Milliseconds())
 		}
 	}
-	return q, nil
+	return q, q.wish()
+}
+
+// wish puts together what the client wishes of the engines.
+func (q *request) wish() error {
+	q.wishes = llm.Options{Temperature: q.Temperature, TopP: q.TopP, Seed: q.Seed, Stop: q.Stop}
+	tokens, most := "max_completion_tokens", q.MaxCompletion
+	if most == nil {
+		tokens, most = "max_tokens", q.MaxTokens
+	}
+	if most != nil {
+		if *most < 1 { // else it would stand for none
+			return badRequest(tokens, "", "%s is %d, want 1 or more", tokens, *most)
+		}
+		q.wishes.MaxTokens = *most
+	}
+	var bad *llm.OptionError
+	if errors.As(q.wishes.Check(), &bad) {
+		name := bad.Option
+		if name == "max_tokens" {
+			name = tokens
+		}
+		return badRequest(name, "", "%s %s", name, bad.Reason)
+	}
+	return nil
 }
 
 // choices is how many answers the client wants.
@@ -160,6 +182,7 @@ func (q *request) options() node.AskOptions {
 		Fee: q.PoQ.Fee, MaxAnswers: q.PoQ.MaxAnswers,
 		AnswerTimeout: time.Duration(q.PoQ.AnswerTimeoutMS) * time.Millisecond,
 		ScoreTimeout:  time.Duration(q.PoQ.ScoreTimeoutMS) * time.Millisecond,
+		Options:       q.wishes,
 	}
 	if n := q.choices(); n > 1 && o.MaxAnswers == 0 {
 		o.MaxAnswers = n
@@ -230,14 +253,6 @@ func textPrompt(q *request) (string, error) {
 		return "", badRequest("prompt", "", "the prompt is empty")
 	}
 	return q.Prompt[0], nil
-}
-
-// cut ends a text before the first of the texts to stop at.
-func (q *request) cut(text string) string {
-	for _, s := range q.Stop {
-		text, _, _ = strings.Cut(text, s)
-	}
-	return text
 }
 
 // apiError is an error in the shape that clients of OpenAI know.

@@ -2,9 +2,12 @@ package gateway
 
 import (
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/poqmesh/poq/llm"
 )
 
 func TestConversationIsRenderedByOneRule(t *testing.T) {
@@ -26,11 +29,25 @@ func TestConversationIsRenderedByOneRule(t *testing.T) {
 	}
 }
 
-func TestTextIsCutAtTheEarliestStop(t *testing.T) {
+func TestWishesAreReadUnderTheNamesThatClientsUse(t *testing.T) {
 	t.Parallel()
-	q := &request{Stop: texts{"three", "two", "x"}}
-	if got := q.cut("one two three"); got != "one " {
-		t.Errorf("%q", got)
+	for _, c := range []struct {
+		body string
+		want llm.Options
+	}{
+		{``, llm.Options{}},
+		{`,"temperature":null,"top_p":null,"seed":null,"max_tokens":null,"max_completion_tokens":null,"stop":null`, llm.Options{}},
+		{`,"temperature":0,"top_p":1,"seed":-3,"max_tokens":8,"stop":"x"`, llm.Options{Temperature: new(0.0), TopP: new(1.0), Seed: new(int64(-3)), MaxTokens: 8, Stop: []string{"x"}}},
+		{`,"max_tokens":8,"max_completion_tokens":9,"stop":["a","b"]`, llm.Options{MaxTokens: 9, Stop: []string{"a", "b"}}},
+	} {
+		q, err := parse([]byte(`{"model":"poq-best"` + c.body + `}`))
+		if err != nil {
+			t.Errorf("%s: %v", c.body, err)
+			continue
+		}
+		if got := q.options().Options; !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %+v, want %+v", c.body, got, c.want)
+		}
 	}
 }
 
