@@ -110,6 +110,9 @@ func (s *State) Accounts() []AccountID {
 	return slices.SortedFunc(maps.Keys(s.accounts), AccountID.Compare)
 }
 
+// CopyAccounts returns a copy of all accounts, the burned amount among them. It takes a fraction of the time of [State.Accounts].
+func (s *State) CopyAccounts() map[AccountID]Account { return maps.Clone(s.accounts) }
+
 // Escrow returns the fee that is locked for an open task.
 func (s *State) Escrow(task TaskID) (Escrow, bool) {
 	e, ok := s.escrow[task]

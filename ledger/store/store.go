@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -645,11 +647,12 @@ type Summary struct {
 // Summary returns all accounts and sums, taken at one moment.
 func (s *Reader) Summary() Summary {
 	s.mu.RLock()
-	defer s.mu.RUnlock()
 	sum := Summary{Tasks: s.state.Tasks()}
 	sum.Open, sum.Escrow = s.state.Escrowed()
-	for _, id := range s.state.Accounts() {
-		sum.Accounts = append(sum.Accounts, AccountEntry{id, s.state.Account(id)})
+	accounts := s.state.CopyAccounts()
+	s.mu.RUnlock() // sorting must not hold up what settles
+	for _, id := range slices.SortedFunc(maps.Keys(accounts), ledger.AccountID.Compare) {
+		sum.Accounts = append(sum.Accounts, AccountEntry{id, accounts[id]})
 	}
 	return sum
 }
