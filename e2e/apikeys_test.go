@@ -32,6 +32,7 @@ type apiKey struct {
 func TestAPIKeysAreLookedAfter(t *testing.T) {
 	t.Parallel()
 	u, dir := newUser(t), t.TempDir()
+	u.poq("init", "--dir", dir).ok()
 	keys := func(args ...string) *result {
 		t.Helper()
 		return u.poq(append([]string{"api-keys", "--dir", dir}, args...)...)
@@ -70,7 +71,7 @@ func TestKeyLimitsWhatClientsOfOpenAIMayDo(t *testing.T) {
 	n := start()
 	keys := func(args ...string) *result {
 		t.Helper()
-		return u.poq(append([]string{"api-keys", "--dir", filepath.Join(dir, "payer")}, args...)...).ok()
+		return u.poq(append([]string{"api-keys", "--dir", dir}, args...)...).ok()
 	}
 	secret := strings.TrimSpace(keys("new", "web", "--limit", "1").stdout)
 	ctx, tries := t.Context(), 0

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"path/filepath"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -16,7 +16,7 @@ import (
 )
 
 func newAPIKeys(g *globals) *cobra.Command {
-	var dir string
+	var dir peerDir
 	c := group("api-keys", "Say who may ask through a peer's API, and how much",
 		apiKeysNew(g, &dir), apiKeysList(g, &dir), apiKeysSet(g, &dir), apiKeysRevoke(g, &dir))
 	c.Long = `The API that poq up --api serves spends the credits of the peer. As long as there is no
@@ -28,8 +28,23 @@ API wants a key of everybody, and may be served to others:
 
 Keys may be made, changed and revoked while the peer runs. When the last one is revoked
 nobody may ask any more; to ask for none again, stop the peer and remove api-keys.json.`
-	c.PersistentFlags().StringVar(&dir, "dir", defaultDir(), "directory of the peer")
+	c.PersistentFlags().StringVar((*string)(&dir), "dir", defaultDir(), "directory of the peer, or of a devnet: its payer serves the API")
 	return c
+}
+
+// peerDir is the directory of a peer, or that of a devnet.
+type peerDir string
+
+// find returns where the keys lie.
+func (d peerDir) find() (string, error) {
+	payer := filepath.Join(string(d), "payer")
+	switch {
+	case offline(d).single():
+		return string(d), nil
+	case offline(payer).single():
+		return payer, nil
+	}
+	return "", fmt.Errorf("there is no peer in %s: poq init makes one", d)
 }
 
 // limit is a flag that takes an amount in credits, or 0 for none.
@@ -66,7 +81,7 @@ type newAPIKey struct {
 	apikeys.Key
 }
 
-func apiKeysNew(g *globals, dir *string) *cobra.Command {
+func apiKeysNew(g *globals, dir *peerDir) *cobra.Command {
 	var t terms
 	c := &cobra.Command{
 		Use: "new NAME", Short: "Make a key and print it, this once", Args: args(cobra.ExactArgs(1)),
@@ -76,10 +91,11 @@ you, to tell keys apart.`,
 	}
 	t.add(c)
 	c.RunE = func(c *cobra.Command, a []string) error {
-		if _, err := os.Stat(*dir); err != nil {
-			return fmt.Errorf("no peer's directory: %w; poq init makes one", err)
+		path, err := dir.find()
+		if err != nil {
+			return err
 		}
-		secret, k, err := apikeys.New(*dir, a[0], ledger.Amount(t.limit.credits), t.rate)
+		secret, k, err := apikeys.New(path, a[0], ledger.Amount(t.limit.credits), t.rate)
 		if err != nil {
 			return apiKeyUsage(err)
 		}
@@ -93,14 +109,18 @@ you, to tell keys apart.`,
 	return c
 }
 
-func apiKeysList(g *globals, dir *string) *cobra.Command {
+func apiKeysList(g *globals, dir *peerDir) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the keys, and what each spent", Args: args(cobra.NoArgs), RunE: func(c *cobra.Command, _ []string) error {
-			keys, err := apikeys.List(*dir)
+			path, err := dir.find()
+			if err != nil {
+				return err
+			}
+			keys, err := apikeys.List(path)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			usage, err := apikeys.ReadUsage(*dir)
+			usage, err := apikeys.ReadUsage(path)
 			if err != nil {
 				return err
 			}
@@ -112,7 +132,7 @@ func apiKeysList(g *globals, dir *string) *cobra.Command {
 				return printJSON(c.OutOrStdout(), list)
 			}
 			if len(list) == 0 {
-				_, err := fmt.Fprintf(c.OutOrStdout(), "there are no API keys in %s: poq api-keys new NAME makes one\n", *dir)
+				_, err := fmt.Fprintf(c.OutOrStdout(), "there are no API keys in %s: poq api-keys new NAME makes one\n", path)
 				return err
 			}
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
@@ -125,7 +145,7 @@ func apiKeysList(g *globals, dir *string) *cobra.Command {
 	}
 }
 
-func apiKeysSet(g *globals, dir *string) *cobra.Command {
+func apiKeysSet(g *globals, dir *peerDir) *cobra.Command {
 	var t terms
 	c := &cobra.Command{
 		Use: "set NAME", Short: "Change what a key may spend in all, or its rate", Args: args(cobra.ExactArgs(1)),
@@ -137,7 +157,11 @@ func apiKeysSet(g *globals, dir *string) *cobra.Command {
 		if !limited && !rated {
 			return usagef("nothing to change: give --limit or --rate")
 		}
-		k, err := apikeys.Change(*dir, a[0], func(k *apikeys.Key) {
+		path, err := dir.find()
+		if err != nil {
+			return err
+		}
+		k, err := apikeys.Change(path, a[0], func(k *apikeys.Key) {
 			if limited {
 				k.Limit = ledger.Amount(t.limit.credits)
 			}
@@ -157,16 +181,20 @@ func apiKeysSet(g *globals, dir *string) *cobra.Command {
 	return c
 }
 
-func apiKeysRevoke(g *globals, dir *string) *cobra.Command {
+func apiKeysRevoke(g *globals, dir *peerDir) *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke NAME", Short: "Revoke a key: from now on nobody may ask with it", Args: args(cobra.ExactArgs(1)), RunE: func(c *cobra.Command, a []string) error {
-			if err := apikeys.Revoke(*dir, a[0]); err != nil {
+			path, err := dir.find()
+			if err == nil {
+				err = apikeys.Revoke(path, a[0])
+			}
+			if err != nil {
 				return err
 			}
 			if g.json {
 				return printJSON(c.OutOrStdout(), map[string]string{"revoked": a[0]})
 			}
-			_, err := fmt.Fprintf(c.OutOrStdout(), "API key %s is revoked\n", a[0])
+			_, err = fmt.Fprintf(c.OutOrStdout(), "API key %s is revoked\n", a[0])
 			return err
 		},
 	}

@@ -525,3 +525,37 @@ func FuzzKeys(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkRequest tells what a key adds to a request that costs something: who it is, its rate, the fee reserved, ordered, settled.
+func BenchmarkRequest(b *testing.B) {
+	for _, keys := range []int{1, 100} {
+		b.Run(fmt.Sprint("keys=", keys), func(b *testing.B) {
+			dir := b.TempDir()
+			var secret string
+			for i := range keys {
+				var err error
+				if secret, _, err = New(dir, fmt.Sprint("key-", i), 1<<60, MaxRate); err != nil {
+					b.Fatal(err)
+				}
+			}
+			g, err := Open(dir, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer g.Close()
+			for n := 0; b.Loop(); n++ {
+				c, err := g.Admit(secret)
+				if err != nil {
+					b.Fatal(err)
+				}
+				c.Take(time.Now())
+				s, err := c.Reserve(credit)
+				if err != nil {
+					b.Fatal(err)
+				}
+				s.Settled(task(n), credit)
+				s.End()
+			}
+		})
+	}
+}
