@@ -25,11 +25,15 @@ func (n *Node) OwnOrders(from uint64) (orders []OwnOrder, next uint64, err error
 		return nil, 0, err
 	}
 	for _, o := range signed {
-		text, err := n.content.local(o.Prompt)
+		blob, err := n.content.local(o.Prompt)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return nil, 0, fmt.Errorf("prompt of an own order: %w", err)
 		}
-		orders = append(orders, OwnOrder{ledger.OrderID(n.domain, o), o.Nonce, o.Fee, string(text)})
+		q, err := decodeRequest(blob)
+		if err != nil {
+			return nil, 0, fmt.Errorf("prompt of an own order: %w", err)
+		}
+		orders = append(orders, OwnOrder{ledger.OrderID(n.domain, o), o.Nonce, o.Fee, q.Prompt})
 	}
 	return orders, next, nil
 }

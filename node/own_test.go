@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
 )
 
 func TestOwnOrdersAreFoundWhateverHasBecomeOfThem(t *testing.T) {
@@ -14,7 +15,7 @@ func TestOwnOrdersAreFoundWhateverHasBecomeOfThem(t *testing.T) {
 	want := []OwnOrder{
 		{s.pend("one", AskOptions{MaxAnswers: 1}), 0, DefaultFee, "one"},
 		{s.pend("two", AskOptions{MaxAnswers: 1, Fee: 2 * ledger.Credit}), 1, 2 * ledger.Credit, "two"},
-		{s.pend("two", AskOptions{MaxAnswers: 1}), 2, DefaultFee, "two"},
+		{s.pend("two", AskOptions{MaxAnswers: 1, Options: llm.Options{MaxTokens: 7}}), 2, DefaultFee, "two"},
 	}
 	check := func(when string, from uint64) {
 		t.Helper()
