@@ -74,6 +74,20 @@ func installed(t *testing.T, tool, command []string, files ...string) string {
 	return dir
 }
 
+// pythonLibrary is a directory from which python3 can import openai.
+func pythonLibrary(t *testing.T) string {
+	t.Helper()
+	return installed(t, []string{"python3", "-c", "import sys; print(sys.executable, sys.implementation.cache_tag)"},
+		strings.Fields("python3 -m pip install --quiet --target . --no-deps --only-binary :all: --timeout 10 --retries 1 -r requirements.txt"), "requirements.txt")
+}
+
+// nodeLibrary is a directory whose node_modules has openai.
+func nodeLibrary(t *testing.T) string {
+	t.Helper()
+	return installed(t, []string{"node", "--version"},
+		strings.Fields("npm ci --ignore-scripts --no-audit --no-fund --fetch-timeout 10000 --fetch-retries 1"), "package.json", "package-lock.json")
+}
+
 // TestClientsInOtherLanguagesAskTheNetwork runs OpenAI's libraries for Python and Node, whose programs in testdata/clients check
 // what they get.
 func TestClientsInOtherLanguagesAskTheNetwork(t *testing.T) {
@@ -94,15 +108,11 @@ func TestClientsInOtherLanguagesAskTheNetwork(t *testing.T) {
 	}
 	tasks := 0
 	t.Run("python", func(t *testing.T) {
-		dir := installed(t, []string{"python3", "-c", "import sys; print(sys.executable, sys.implementation.cache_tag)"},
-			strings.Fields("python3 -m pip install --quiet --target . --no-deps --only-binary :all: --timeout 10 --retries 1 -r requirements.txt"), "requirements.txt")
-		run(t, "PYTHONPATH="+dir, "python3", "-m", "unittest", "client.py")
+		run(t, "PYTHONPATH="+pythonLibrary(t), "python3", "-m", "unittest", "client.py")
 		tasks += 11
 	})
 	t.Run("node", func(t *testing.T) {
-		dir := installed(t, []string{"node", "--version"},
-			strings.Fields("npm ci --ignore-scripts --no-audit --no-fund --fetch-timeout 10000 --fetch-retries 1"), "package.json", "package-lock.json")
-		run(t, "POQ_NODE_MODULES="+filepath.Join(dir, "node_modules"), "node", "client.mjs")
+		run(t, "POQ_NODE_MODULES="+filepath.Join(nodeLibrary(t), "node_modules"), "node", "client.mjs")
 		tasks += 2
 	})
 	n.checkLedgers(tasks) // none was ordered twice

@@ -31,10 +31,10 @@ func joinSteps(t *testing.T) (steps []step) {
 	return steps
 }
 
-// TestPageOnJoiningIsTrue runs docs/join.md as it stands, with a home directory in the place of each machine. Only what keeps
-// several peers on one machine apart is set from outside: where they listen.
-func TestPageOnJoiningIsTrue(t *testing.T) {
-	t.Parallel()
+// newReader is a user who pastes commands of a page: poq is in the path, and there is a home directory. Only what keeps several peers
+// on one machine apart is set from outside: where they listen.
+func newReader(t *testing.T) *user {
+	t.Helper()
 	bin := t.TempDir()
 	program, err := filepath.Abs(binary)
 	if err != nil {
@@ -43,18 +43,30 @@ func TestPageOnJoiningIsTrue(t *testing.T) {
 	if err := os.Symlink(program, filepath.Join(bin, "poq")); err != nil {
 		t.Fatal(err)
 	}
+	u := newUser(t)
+	u.env = append(u.env, "HOME="+t.TempDir(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"),
+		"POQ_BIND=127.0.0.1", "POQ_PORT=0", "POQ_MDNS=false", "POQ_PORT_MAP=false")
+	return u
+}
+
+// shell is what a terminal does with commands, but that it ends at the first one that fails.
+func (u *user) shell(commands string) *exec.Cmd {
+	c := exec.CommandContext(u.t.Context(), "sh", "-e", "-c", commands)
+	c.Env = u.env
+	return c
+}
+
+// TestPageOnJoiningIsTrue runs docs/join.md as it stands, with a reader in the place of each machine.
+func TestPageOnJoiningIsTrue(t *testing.T) {
+	t.Parallel()
 	machines := map[string]*user{}
 	shell := func(s step) *exec.Cmd {
 		u := machines[s.machine]
 		if u == nil {
-			u = newUser(t)
-			u.env = append(u.env, "HOME="+t.TempDir(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"),
-				"POQ_BIND=127.0.0.1", "POQ_PORT=0", "POQ_MDNS=false", "POQ_PORT_MAP=false")
+			u = newReader(t)
 			machines[s.machine] = u
 		}
-		c := exec.CommandContext(t.Context(), "sh", "-e", "-c", s.commands)
-		c.Env = u.env
-		return c
+		return u.shell(s.commands)
 	}
 	said := map[string]string{} // what stands for the words in capitals
 	var last string
