@@ -106,7 +106,12 @@ func TestClientsInOtherLanguagesAskTheNetwork(t *testing.T) {
 			t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out.String())
 		}
 	}
-	tasks := 0
+	ask, stderr := u.command("ask", "--answer-timeout", "8s", "Who are you?"), newRecord() // meanwhile
+	ask.Stderr = stderr
+	if err := ask.Start(); err != nil {
+		t.Fatal(err)
+	}
+	tasks := 1
 	t.Run("python", func(t *testing.T) {
 		run(t, "PYTHONPATH="+pythonLibrary(t), "python3", "-m", "unittest", "client.py")
 		tasks += 11
@@ -115,5 +120,11 @@ func TestClientsInOtherLanguagesAskTheNetwork(t *testing.T) {
 		run(t, "POQ_NODE_MODULES="+filepath.Join(nodeLibrary(t), "node_modules"), "node", "client.mjs")
 		tasks += 2
 	})
+	if err := ask.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, stderr)
+	}
+	if !strings.Contains(stderr.String(), "no connected worker answers; if no other one does, the outcome is due in ") {
+		t.Errorf("ask does not say that nobody answers:\n%s", stderr)
+	}
 	n.checkLedgers(tasks) // none was ordered twice
 }

@@ -34,7 +34,7 @@ func TestAskShowsWhyAWorkerDoesNotTakeATask(t *testing.T) {
 	prompt := "When was the lighthouse built?\n\n" + passage
 	why := "declined: fee too low: 1.000000, this worker takes 1.500000 or more"
 	r := m.user.poq("ask", "--dir", payer.card.Dir, "--max-answers", "1", "--answer-timeout", "5s", prompt).ok()
-	if !strings.Contains(r.stdout, why) || !strings.Contains(r.stderr, why) || !strings.Contains(r.stderr, "no connected worker answers; if no other one does, the outcome is due in ") {
+	if !strings.Contains(r.stdout, why) || !strings.Contains(r.stderr, why) {
 		t.Errorf("ask does not say why the worker declined:\n%s%s", r.stdout, r.stderr)
 	}
 	if s := payer.ask("--fee", "1.5", prompt); s.Outcome != ledger.Paid || len(s.Answers) != 1 {

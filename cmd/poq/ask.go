@@ -74,16 +74,17 @@ func newAsk(g *globals) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if peers := client.Status.Peers; len(peers) > 1 && !c.Flags().Changed("max-answers") {
-			for _, p := range peers {
-				if p.Role == string(devnet.Worker) && p.State != devnet.Down {
-					terms.MaxAnswers = min(terms.MaxAnswers+1, ledger.MaxAnswers)
-				}
+		validators, workers := 0, 0
+		for _, p := range client.Status.Peers {
+			if p.Role == string(devnet.Worker) && p.State != devnet.Down {
+				workers++
 			}
 		}
-		validators, workers := 0, 0
+		if len(client.Status.Peers) > 1 && !c.Flags().Changed("max-answers") {
+			terms.MaxAnswers = min(workers, ledger.MaxAnswers)
+		}
 		if n, err := client.Node(c.Context(), "", control.Look{}); err == nil { // else Ask says what is wrong
-			validators, workers = len(n.Committee), workersOf(n.State)
+			validators, workers = len(n.Committee), max(workers, workersOf(n.State))
 			if note := quorumNote(n.Committee); note != "" {
 				fmt.Fprintln(c.ErrOrStderr(), note)
 			}

@@ -81,7 +81,6 @@ class Client(unittest.TestCase):
         # The library would try again after a 503, and pay again, if it were not told otherwise: the ledger counts.
         nobody = fails(openai.InternalServerError, 503, None, "no_workers",
                        messages=[{"role": "user", "content": "Who are you?"}], extra_body={"poq": {"answer_timeout_ms": 3000}})
-        self.assertIn("declined", nobody.message)
         self.assertEqual(len(nobody.body["poq"]["task"]), 64)
 
 
