@@ -1,4 +1,4 @@
-// Package p2p carries bytes between peers over libp2p. It knows three ways:
+// Package p2p carries bytes between peers over libp2p. It knows four ways:
 //
 //	what                        for                                   how
 //	[Join], [Topic.Publish]     orders, answers, scores,              gossip: to all, unordered, repaired by
@@ -7,6 +7,8 @@
 //	                                                                  only at a break, of which Up tells
 //	[Host.Serve],               bodies by hash                        one stream per request, typed refusals
 //	[Host.Request]
+//	[Host.ServeFeed],           what is made while it is sent         one stream per request: frames in order,
+//	[Host.Follow]                                                     until one of the two has enough
 //
 // The package does not know what the bytes mean and must not import a domain package of the project. A topic or
 // protocol is given a Validate function that decodes and checks, so that nothing is decoded twice, and a
@@ -37,6 +39,7 @@
 //	request, response              4 MiB      MaxBody
 //	request, both ends             10 s       unless the requester's context ends sooner or later
 //	requests served at once        64, 8      per protocol, per peer of it; then [ErrBusy]
+//	followers of a feed            256, 2     in all, of a peer; then [ErrBusy]
 //	connections, streams, memory   libp2p's   its resource manager, scaled to the machine; loopback is free of
 //	                                          the limits per address, private networks have more
 //	connections                    192        then those over 96 go that are older than a minute and not protected
@@ -49,6 +52,8 @@
 //	announcements of topics        64
 //	gossip bytes, frames of links  8 MiB, 4096
 //	requests of a protocol         256        ServeConfig.Rate; then [ErrBusy]
+//	beginning to follow a feed     8          then [ErrBusy]
+//	frames, bytes read of a feed   2048, 2 MiB
 //	new streams                    512        of all protocols
 //	a request arrives within       3 s        of its stream's beginning
 //

@@ -214,6 +214,19 @@ const (
 	servePerPeer = 8
 )
 
+// Feeds.
+const (
+	// feedsAtOnce and feedsPerPeer bound the followers of one feed. Of a peer there are two while it follows anew and the end of the
+	// first is not noticed yet.
+	feedsAtOnce  = 256
+	feedsPerPeer = 2
+	// feedRate is how often per second a peer may begin to follow.
+	feedRate = 8
+	// feedFrames and feedBytes per second are read of a feed; more waits on its sender's side.
+	feedFrames = 2048
+	feedBytes  = 2 << 20
+)
+
 // Reachability and relays.
 const (
 	// relaysWanted is how many relays keep a place for a host that nobody can dial.

@@ -90,7 +90,7 @@ func (h *Host) Serve(cfg ServeConfig) error {
 		return fmt.Errorf("p2p: serve %q: Handle is required", cfg.Name)
 	}
 	cfg.Rate = cmp.Or(cfg.Rate, requestRate)
-	slots := slots{perPeer: make(map[peer.ID]int)}
+	slots := newSlots(serveAtOnce, servePerPeer)
 	h.host.SetStreamHandler(id, func(s network.Stream) {
 		if !h.begin() {
 			_ = s.Reset()
@@ -100,7 +100,7 @@ func (h *Host) Serve(cfg ServeConfig) error {
 		ctx, cancel := context.WithTimeout(h.ctx, requestTimeout)
 		defer cancel()
 		defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
-		if err := h.answer(ctx, s, cfg, &slots); err != nil {
+		if err := h.answer(ctx, s, cfg, slots); err != nil {
 			_ = s.Reset()
 			h.log.Debug("request not answered", "protocol", id, "from", s.Conn().RemotePeer().String(), "err", err)
 			return
@@ -128,29 +128,11 @@ func (h *Host) answer(ctx context.Context, s network.Stream, cfg ServeConfig, sl
 
 func (h *Host) respond(ctx context.Context, s network.Stream, cfg ServeConfig, slots *slots) ([]byte, error) {
 	from := s.Conn().RemotePeer()
-	// Both before reading: a busy host spends no memory on what it will not answer.
-	if st := h.standings.of(from); !st.limiter(st.requests, cfg.Name, cfg.Rate).Allow() {
-		h.standings.refused.Add(1)
-		h.standings.exceed(from, 1)
-		return nil, ErrBusy
-	}
-	release, ok := slots.take(from)
-	if !ok {
-		return nil, ErrBusy
+	req, release, err := h.readRequest(s, cfg.Name, cfg.MaxRequest, cfg.Rate, slots)
+	if err != nil {
+		return nil, err
 	}
 	defer release()
-	_ = s.SetReadDeadline(time.Now().Add(requestRead))
-	req, err := newFrameReader(s, cfg.MaxRequest).next()
-	switch {
-	case errors.Is(err, errFrame):
-		h.standings.fault(from, FaultProtocol, 1)
-	case isTimeout(err):
-		h.standings.fault(from, FaultSlow, 1)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
-	}
-	_ = s.SetReadDeadline(time.Time{})
 	// The requester sends nothing more: a read ends when it gives up, or below.
 	ctx, cancel := context.WithCancel(ctx)
 	gone := make(chan struct{})
@@ -167,6 +149,35 @@ func (h *Host) respond(ctx context.Context, s network.Stream, cfg ServeConfig, s
 	return body, err
 }
 
+// readRequest reads the one frame of a request if its sender may have it answered. What holds its place is released by the caller.
+func (h *Host) readRequest(s network.Stream, name string, most, perSecond int, slots *slots) (req []byte, release func(), err error) {
+	from := s.Conn().RemotePeer()
+	// Both before reading: a busy host spends no memory on what it will not answer.
+	if st := h.standings.of(from); !st.limiter(st.requests, name, perSecond).Allow() {
+		h.standings.refused.Add(1)
+		h.standings.exceed(from, 1)
+		return nil, nil, ErrBusy
+	}
+	release, ok := slots.take(from)
+	if !ok {
+		return nil, nil, ErrBusy
+	}
+	_ = s.SetReadDeadline(time.Now().Add(requestRead))
+	req, err = newFrameReader(s, most).next()
+	switch {
+	case errors.Is(err, errFrame):
+		h.standings.fault(from, FaultProtocol, 1)
+	case isTimeout(err):
+		h.standings.fault(from, FaultSlow, 1)
+	}
+	if err != nil {
+		release()
+		return nil, nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	_ = s.SetReadDeadline(time.Time{})
+	return req, release, nil
+}
+
 // isTimeout says whether a read ended by its deadline, of which each transport tells in its own words.
 func isTimeout(err error) bool {
 	var t net.Error
@@ -175,15 +186,21 @@ func isTimeout(err error) bool {
 
 // slots bounds the requests of one protocol that are worked on.
 type slots struct {
+	most, mostPerPeer int
+
 	mu      sync.Mutex
 	taken   int
 	perPeer map[peer.ID]int
 }
 
+func newSlots(most, perPeer int) *slots {
+	return &slots{most: most, mostPerPeer: perPeer, perPeer: make(map[peer.ID]int)}
+}
+
 func (s *slots) take(p peer.ID) (release func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.taken >= serveAtOnce || s.perPeer[p] >= servePerPeer {
+	if s.taken >= s.most || s.perPeer[p] >= s.mostPerPeer {
 		return nil, false
 	}
 	s.taken++
