@@ -53,6 +53,7 @@ type AskOptions struct {
 	ScoreTimeout  time.Duration // from the lock until the panel commits to what it has scored
 	Split         uint32        // of the genesis; the first one by default
 	llm.Options                 // for the engines
+	Listen        bool          // have workers tell what they write while they write it: see [Task.Text] and [Told]. It tells them whose account this is
 }
 
 // Ask orders answers to a prompt and waits for the settlement: [Node.Order] and [Task.Wait] in one.
@@ -71,7 +72,7 @@ func (n *Node) Order(ctx context.Context, prompt string, o AskOptions) (*Task, e
 	if err != nil {
 		return nil, err
 	}
-	t := n.follow(ctx, m.Order.Statement)
+	t := n.follow(ctx, m.Order.Statement, o.Listen)
 	n.lifeMu.Lock()
 	if !n.closed {
 		n.tasks.Go(func() { n.publishOwn(m) })

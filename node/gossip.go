@@ -79,6 +79,11 @@ func (n *Node) join() error {
 	if err := n.host.Serve(p2p.ServeConfig{Name: protocolClock, MaxRequest: 1, Handle: serveClock}); err != nil {
 		return err
 	}
+	if n.worker != nil {
+		if err := n.host.ServeFeed(p2p.FeedConfig{Name: protocolTalk, MaxRequest: introSize, Handle: n.worker.teller.serve}); err != nil {
+			return err
+		}
+	}
 	return n.host.Serve(p2p.ServeConfig{Name: protocolSync, MaxRequest: maxAsk, Handle: n.serveSync})
 }
 

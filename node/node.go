@@ -42,6 +42,7 @@ type Node struct {
 	content  *content
 	loop     *loop
 	worker   *worker
+	hearer   *hearer
 	syncer   *syncer
 	credit   credit
 	meter    *meter
@@ -285,7 +286,7 @@ func (n *Node) identify() error {
 }
 
 func (n *Node) assemble() (err error) {
-	n.syncer, n.credit = newSyncer(n), newCredit()
+	n.syncer, n.credit, n.hearer = newSyncer(n), newCredit(), newHearer(n)
 	conf := p2p.Config{
 		Network: n.genesis.Network, Key: n.identity.Peer, Listen: n.cfg.listen, Host: n.cfg.host, Logger: n.heard, Topics: topicNames(),
 		NAT: n.cfg.nat,
@@ -463,6 +464,7 @@ func (n *Node) Close() error {
 		n.lifeMu.Lock()
 		n.closed = true
 		n.lifeMu.Unlock()
+		n.hearer.close()
 		var errs []error
 		if n.host != nil {
 			errs = append(errs, n.host.Close())

@@ -192,7 +192,7 @@ func TestMalformedPromptIsNeitherAnsweredNorScored(t *testing.T) {
 		worker.content.keep(blob)
 		validator.content.keep(blob)
 		var declined *llm.DeclineError
-		if _, err := worker.worker.prepare(soon(t), o.Prompt, o); !errors.As(err, &declined) || declined.Reason != "the prompt is malformed" {
+		if _, err := worker.worker.prepare(soon(t), worker.worker.teller.begin(o.Prompt, o.Payer), o); !errors.As(err, &declined) || declined.Reason != "the prompt is malformed" {
 			t.Errorf("%x: the worker says %v", blob, err)
 		}
 		if _, err := validator.score(soon(t), o, ledger.AnswerID{}, []byte("an answer")); !errors.Is(err, crypto.ErrEncoding) {

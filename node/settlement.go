@@ -47,6 +47,9 @@ type SettledAnswer struct {
 	Score  ledger.Score   `json:"score"` // lower median
 	Scores []SettledScore `json:"scores"`
 	Paid   ledger.Amount  `json:"paid"`
+	Told                  // by the worker, if it was listened to
+	// Changed: what the worker told while it wrote is another text than it committed to. False where it told nothing.
+	Changed bool `json:"changed,omitempty"`
 }
 
 // SettledScore is one validator's score of one answer.

@@ -20,6 +20,7 @@ type Task struct {
 	ctx   context.Context // of asked; ends when the task is not followed any more, with the reason as its cause
 	end   context.CancelCauseFunc
 	begin time.Time
+	heard *hearing // nil without AskOptions.Listen
 
 	mu      sync.Mutex
 	steps   []Event
@@ -38,17 +39,23 @@ var (
 )
 
 // follow begins to follow an own order. Nothing may have been published of it.
-func (n *Node) follow(ctx context.Context, o ledger.Order) *Task {
+func (n *Node) follow(ctx context.Context, o ledger.Order, listen bool) *Task {
 	t := &Task{ID: ledger.OrderID(n.domain, o), node: n, asked: ctx, begin: time.Now(), changed: make(chan struct{})}
 	late := time.Duration(o.ScoreDeadline)*time.Millisecond + settleGrace
 	limited, cancel := context.WithTimeoutCause(ctx, late, errUndecided)
 	t.ctx, t.end = context.WithCancelCause(limited)
+	if listen {
+		t.heard = n.hearer.listen(t.ID)
+	}
 	n.loop.feed.follow(t)
 	stop := context.AfterFunc(n.ctx, func() { t.end(errors.Join(errStopped, n.Err())) })
 	context.AfterFunc(t.ctx, func() {
 		n.loop.feed.leave(t)
 		cancel()
 		stop()
+		if t.heard != nil {
+			t.heard.end(t.ranked())
+		}
 	})
 	return t
 }
@@ -104,6 +111,29 @@ func (t *Task) step(i int) (Event, bool) {
 	}
 }
 
+// Text tells what workers say of the task, from the beginning on, as they make it. It ends when the task is settled, or where Wait has an
+// error; a worker that is late with the end of a settled answer is waited for, a second at most. It may be called any number of times, and
+// yields nothing without [AskOptions.Listen].
+func (t *Task) Text() iter.Seq[Piece] {
+	if t.heard == nil {
+		return func(func(Piece) bool) {}
+	}
+	return t.heard.pieces
+}
+
+// ranked returns the workers whose answers were settled.
+func (t *Task) ranked() (workers []ledger.AccountID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.steps) == 0 || t.steps[len(t.steps)-1].Step != ledger.Settled {
+		return nil
+	}
+	for _, r := range t.steps[len(t.steps)-1].Receipt.Outcome.Ranking {
+		workers = append(workers, r.Answer.Worker)
+	}
+	return workers
+}
+
 // Wait returns how the task was settled, when it is. If the context of [Node.Order] ends or nothing is decided in time, the order
 // stays in force: the error is a *PendingError, and the ledger shows later how it ended.
 func (t *Task) Wait() (*Settlement, error) {
@@ -115,7 +145,12 @@ func (t *Task) Wait() (*Settlement, error) {
 	if len(steps) == 0 || steps[len(steps)-1].Step != ledger.Settled {
 		return nil, &PendingError{t.ID, context.Cause(t.ctx)}
 	}
-	return t.node.settlement(t.asked, steps[len(steps)-1].Receipt, timeline(t.begin, steps)), nil
+	s := t.node.settlement(t.asked, steps[len(steps)-1].Receipt, timeline(t.begin, steps))
+	if t.heard != nil {
+		<-t.heard.done
+		t.heard.describe(s.Answers)
+	}
+	return s, nil
 }
 
 // PendingError says that an order was given but its outcome is not known yet.

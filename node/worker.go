@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/poqmesh/poq/crypto"
@@ -21,8 +20,9 @@ import (
 
 // worker answers locked tasks with the node's engine: one after another, or as many at a time as a pool lets through.
 type worker struct {
-	node *Node
-	turn chan struct{} // holds one token: an engine uses the cores that there are; nil if it is a pool, which knows better
+	node   *Node
+	teller *teller
+	turn   chan struct{} // holds one token: an engine uses the cores that there are; nil if it is a pool, which knows better
 
 	mu    sync.Mutex
 	tasks map[ledger.TaskID]*assignment
@@ -38,7 +38,7 @@ type assignment struct {
 }
 
 func newWorker(n *Node) *worker {
-	w := &worker{node: n, tasks: map[ledger.TaskID]*assignment{}}
+	w := &worker{node: n, teller: newTeller(n), tasks: map[ledger.TaskID]*assignment{}}
 	if _, paced := n.cfg.engine.(*pool.Pool); !paced {
 		w.turn = make(chan struct{}, 1)
 	}
@@ -86,9 +86,13 @@ func (w *worker) forget(task ledger.TaskID) {
 // answer generates, commits, waits until commitments are closed, and shows the answer.
 func (w *worker) answer(ctx context.Context, task ledger.TaskID, o ledger.Order, a *assignment) {
 	n := w.node
-	m, err := w.prepare(ctx, task, o)
+	k := w.teller.begin(task, o.Payer)
+	m, err := w.prepare(ctx, k, o)
 	if err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() != nil {
+			k.failed("the answer came too late")
+		} else {
+			k.failed(reason(err))
 			level := slog.LevelWarn
 			if errors.As(err, new(*llm.DeclineError)) {
 				level = slog.LevelInfo
@@ -116,87 +120,86 @@ func (w *worker) answer(ctx context.Context, task ledger.TaskID, o ledger.Order,
 
 // prepare makes the answer to commit to, or finds the one that this node committed to before it was
 // restarted.
-func (w *worker) prepare(ctx context.Context, task ledger.TaskID, o ledger.Order) (*ledger.AnswerMessage, error) {
-	n := w.node
+func (w *worker) prepare(ctx context.Context, k *talk, o ledger.Order) (*ledger.AnswerMessage, error) {
+	n, task := w.node, k.task
 	m, err := n.store.Answer(task)
+	if err == nil {
+		if text, err := n.content.local(m.Answer.Statement.Text); err == nil {
+			k.answered(&llm.Answer{Text: string(text)})
+		}
+	}
 	if !errors.Is(err, store.ErrNotFound) {
 		return m, err
 	}
 	if err := n.cfg.policy.check(o); err != nil {
 		return nil, err
 	}
-	text, err := w.generate(ctx, o)
+	a, err := w.generate(ctx, o, k.say)
 	if err != nil {
 		return nil, err
 	}
-	n.content.keep([]byte(text))
-	answer := ledger.Answer{Task: task, Worker: n.Account(), Text: crypto.Sum([]byte(text))}
+	k.answered(a)
+	n.content.keep([]byte(a.Text))
+	answer := ledger.Answer{Task: task, Worker: n.Account(), Text: crypto.Sum([]byte(a.Text))}
 	rand.Read(answer.Salt[:]) // never fails
 	m = &ledger.AnswerMessage{Answer: ledger.Sign(n.domain, n.identity.Account, answer)}
-	if len(text) <= ledger.MaxInline {
-		m.Text = []byte(text)
+	if len(a.Text) <= ledger.MaxInline {
+		m.Text = []byte(a.Text)
 	}
 	return m, n.store.PutAnswer(m)
 }
 
-func (w *worker) generate(ctx context.Context, o ledger.Order) (string, error) {
+func (w *worker) generate(ctx context.Context, o ledger.Order, emit func(string)) (*llm.Answer, error) {
 	q, err := w.node.content.request(ctx, o)
 	switch {
 	case errors.Is(err, crypto.ErrEncoding):
-		return "", fmt.Errorf("%w: %w", &llm.DeclineError{Reason: "the prompt is malformed"}, err)
+		return nil, fmt.Errorf("%w: %w", &llm.DeclineError{Reason: "the prompt is malformed"}, err)
 	case err != nil:
-		return "", fmt.Errorf("%w: %w", &llm.DeclineError{Reason: "the prompt could not be fetched"}, err)
+		return nil, fmt.Errorf("%w: %w", &llm.DeclineError{Reason: "the prompt could not be fetched"}, err)
 	}
 	if w.turn != nil {
 		select {
 		case w.turn <- struct{}{}:
 			defer func() { <-w.turn }()
 		case <-ctx.Done():
-			return "", ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 	begin := time.Now()
-	text, err := w.ask(ctx, q)
+	a, err := w.ask(ctx, q, emit)
 	w.node.meter.answered(begin, err)
 	w.announce() // the engine may have asked its server for them
-	return text, err
+	return a, err
 }
 
 // ask asks the engine, and takes no answer that nobody could use.
-func (w *worker) ask(ctx context.Context, q llm.Request) (string, error) {
-	a, err := w.node.cfg.engine.Generate(ctx, q, nil)
-	if err != nil {
-		return "", err
+func (w *worker) ask(ctx context.Context, q llm.Request, emit func(string)) (*llm.Answer, error) {
+	if len(q.Stop) > 0 { // an engine may know nothing of them
+		text := llm.TextStream{Emit: emit, Stop: q.Stop}
+		emit = func(piece string) { text.Write(piece) }
 	}
-	a.Text = llm.Cut(a.Text, q.Stop) // an engine may know nothing of them
+	a, err := w.node.cfg.engine.Generate(ctx, q, emit)
+	if err != nil {
+		return nil, err
+	}
+	a.Text = llm.Cut(a.Text, q.Stop)
 	switch {
 	case strings.TrimSpace(a.Text) == "":
-		return "", &llm.DeclineError{Reason: "the answer came out empty"}
+		return nil, &llm.DeclineError{Reason: "the answer came out empty"}
 	case len(a.Text) > ledger.MaxAnswer:
-		return "", &llm.DeclineError{Reason: "the answer came out too long"}
+		return nil, &llm.DeclineError{Reason: "the answer came out too long"}
 	case !utf8.ValidString(a.Text):
-		return "", &llm.DeclineError{Reason: "the answer came out garbled"}
+		return nil, &llm.DeclineError{Reason: "the answer came out garbled"}
 	}
-	return a.Text, nil
+	return a, nil
 }
 
 // reason makes the one printable line with which a worker declines. Failures of the engine are told in
 // full in the worker's own log only.
 func reason(err error) string {
 	var d *llm.DeclineError
-	text := "the engine failed"
 	if errors.As(err, &d) {
-		text = d.Reason
+		return oneLine(d.Reason, ledger.MaxReason)
 	}
-	var line []byte
-	for _, r := range text {
-		if !unicode.IsPrint(r) || r == utf8.RuneError {
-			r = ' '
-		}
-		if len(line)+utf8.RuneLen(r) > ledger.MaxReason {
-			break
-		}
-		line = utf8.AppendRune(line, r)
-	}
-	return string(line)
+	return "the engine failed"
 }
