@@ -175,15 +175,16 @@ func tooMany(w http.ResponseWriter, code string, wait time.Duration, why string)
 
 type callerKey struct{}
 
-// ask orders a task and waits for the outcome. What it costs is counted against the key that the request came with, if it came with one.
-func (g *gateway) ask(ctx context.Context, prompt string, o node.AskOptions) (*node.Settlement, error) {
+// ask orders a task and waits for the outcome, with wait. What it costs is counted against the key that the request came with, if it came
+// with one.
+func (g *gateway) ask(ctx context.Context, prompt string, o node.AskOptions, wait func(*node.Task) (*node.Settlement, error)) (*node.Settlement, error) {
 	c, ok := ctx.Value(callerKey{}).(*apikeys.Caller)
 	if !ok {
 		task, err := g.node.Order(ctx, prompt, o)
 		if err != nil {
 			return nil, err
 		}
-		return task.Wait()
+		return wait(task)
 	}
 	if o.Fee == 0 {
 		o.Fee = max(node.DefaultFee, g.node.Ledger().Genesis().MinFee)
@@ -198,7 +199,7 @@ func (g *gateway) ask(ctx context.Context, prompt string, o node.AskOptions) (*n
 		return nil, err
 	}
 	spending.Ordered(task.ID)
-	s, err := task.Wait()
+	s, err := wait(task)
 	if err == nil {
 		spending.Settled(s.Task, s.Fee-s.Refund)
 	}

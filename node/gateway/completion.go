@@ -5,7 +5,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 	"unicode/utf8"
+
+	"github.com/poqmesh/poq/llm"
+	"github.com/poqmesh/poq/node"
 )
 
 // kind is what sets chat completions and completions apart.
@@ -26,7 +30,7 @@ type completion struct {
 	ID, Model string
 	Created   int64
 	kind      kind
-	answers   []string // best first
+	answers   []answer // best first
 	usage     usage
 	poq       *outcome
 }
@@ -58,7 +62,25 @@ type said struct {
 	Content *string `json:"content,omitempty"`
 }
 
-var stopped = "stop"
+// answer is a text as the client gets it, and what its worker told of it.
+type answer struct {
+	text string
+	cut  bool // at a text to stop at
+	told node.Told
+}
+
+func newAnswer(whole string, told node.Told, q *request) answer {
+	text := llm.Cut(whole, q.Stop)
+	return answer{text, len(text) < len(whole), told}
+}
+
+// finish says why the text ends.
+func (a answer) finish() string {
+	if a.told.Stop == llm.StopLength && !a.cut {
+		return "length"
+	}
+	return "stop"
+}
 
 func (c *completion) envelope(object string) envelope {
 	return envelope{ID: c.ID, Object: object, Created: c.Created, Model: c.Model, Choices: []choice{}}
@@ -69,11 +91,11 @@ func (c *completion) whole() envelope {
 	e := c.envelope(c.kind.object)
 	e.Usage, e.PoQ = &c.usage, c.poq
 	for i, a := range c.answers {
-		ch := choice{Index: i, Finish: &stopped}
+		ch := choice{Index: i, Finish: new(a.finish())}
 		if c.kind.chat {
-			ch.Message = &said{"assistant", &a}
+			ch.Message = &said{"assistant", &a.text}
 		} else {
-			ch.Text = &a
+			ch.Text = &a.text
 		}
 		e.Choices = append(e.Choices, ch)
 	}
@@ -83,48 +105,95 @@ func (c *completion) whole() envelope {
 // pieceBytes is about how much of a text goes into one chunk.
 const pieceBytes = 256
 
-// stream sends the completion in chunks as server-sent events. It stops when the client does not take them.
-func (c *completion) stream(w http.ResponseWriter, withUsage bool) {
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-cache")
-	w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(w).Flush
-	send := func(ch choice, o *outcome) error {
-		e := c.envelope(c.kind.chunk)
-		e.Choices, e.PoQ = append(e.Choices, ch), o
-		return event(w, e)
+// events sends a completion in chunks, as server-sent events. Once the client does not take them nothing more is sent.
+type events struct {
+	completion
+	w     http.ResponseWriter
+	begun bool         // the header is sent
+	roles map[int]bool // choices that have their role
+	err   error
+}
+
+// send sends an event. Who does not take it for long loses the stream.
+func (s *events) send(v any) {
+	if s.err != nil {
+		return
 	}
-	for i, a := range c.answers {
-		role := "assistant"
-		for len(a) > 0 {
-			n := pieceEnd(a)
-			piece := a[:n]
-			a = a[n:]
-			if send(c.piece(i, role, &piece), nil) != nil || flush() != nil {
-				return
-			}
-			role = ""
-		}
-		last := c.piece(i, role, nil)
-		last.Finish = &stopped
-		var o *outcome // in the last chunk with a choice: many clients read no other
-		if i == len(c.answers)-1 {
-			o = c.poq
-		}
-		if send(last, o) != nil {
-			return
-		}
+	_ = http.NewResponseController(s.w).SetWriteDeadline(time.Now().Add(writeTime)) // a writer that has no deadlines is one of a test
+	if !s.begun {
+		s.begun = true
+		s.w.Header().Set("Content-Type", "text/event-stream")
+		s.w.Header().Set("Cache-Control", "no-cache")
+		s.w.WriteHeader(http.StatusOK)
 	}
+	s.err = event(s.w, v)
+}
+
+func (s *events) flush() {
+	if s.err == nil {
+		s.err = http.NewResponseController(s.w).Flush()
+	}
+}
+
+func (s *events) choice(ch choice, o *outcome) {
+	e := s.envelope(s.kind.chunk)
+	e.Choices, e.PoQ = append(e.Choices, ch), o
+	s.send(e)
+}
+
+// text sends a part of an answer.
+func (s *events) text(i int, text string) {
+	for len(text) > 0 && s.err == nil {
+		n := pieceEnd(text)
+		role := ""
+		if !s.roles[i] {
+			s.roles[i], role = true, "assistant"
+		}
+		s.choice(s.piece(i, role, new(text[:n])), nil)
+		s.flush()
+		text = text[n:]
+	}
+}
+
+// end ends an answer.
+func (s *events) end(i int, finish string, o *outcome) {
+	last := s.piece(i, "", nil)
+	last.Finish = &finish
+	s.choice(last, o)
+}
+
+// done ends the stream.
+func (s *events) done(withUsage bool) {
 	if withUsage {
-		end := c.envelope(c.kind.chunk)
-		end.Usage = &c.usage
-		if event(w, end) != nil {
-			return
+		end := s.envelope(s.kind.chunk)
+		end.Usage = &s.usage
+		s.send(end)
+	}
+	if s.err == nil {
+		_, s.err = io.WriteString(s.w, "data: [DONE]\n\n")
+	}
+	s.flush()
+}
+
+// fail ends the stream with an error.
+func (s *events) fail(err error) {
+	s.send(struct {
+		Error *apiError `json:"error"`
+	}{asAPIError(err)})
+	s.flush()
+}
+
+// stream sends a completion that is whole.
+func (s *events) stream(withUsage bool) {
+	for i, a := range s.answers {
+		s.text(i, a.text)
+		var o *outcome // in the last chunk with a choice: many clients read no other
+		if i == len(s.answers)-1 {
+			o = s.poq
 		}
+		s.end(i, a.finish(), o)
 	}
-	if _, err := io.WriteString(w, "data: [DONE]\n\n"); err == nil {
-		_ = flush()
-	}
+	s.done(withUsage)
 }
 
 // piece is a piece of an answer as a choice; text is nil at the end.

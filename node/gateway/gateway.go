@@ -13,7 +13,6 @@ import (
 
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
-	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/apikeys"
 )
@@ -93,6 +92,7 @@ type outcome struct {
 	Winner     *node.Party        `json:"winner,omitempty"`
 	Score      ledger.Score       `json:"score"`
 	Candidates []candidate        `json:"candidates"`
+	Streamed   *streamed          `json:"streamed,omitempty"` // with "fastest"
 	Declined   []node.Declined    `json:"declined,omitempty"`
 	Timeline   *node.Timeline     `json:"timeline,omitempty"`
 	Receipt    string             `json:"receipt,omitempty"` // where it can be fetched, from the root of the gateway
@@ -103,6 +103,7 @@ type outcome struct {
 type candidate struct {
 	Rank   int           `json:"rank"`
 	Worker node.Party    `json:"worker"`
+	Model  string        `json:"model,omitempty"` // as the worker says
 	Score  ledger.Score  `json:"score"`
 	Paid   ledger.Amount `json:"paid"`
 	Hash   string        `json:"hash"`
@@ -111,7 +112,7 @@ type candidate struct {
 func newOutcome(s *node.Settlement, ignored []string) *outcome {
 	o := &outcome{Task: s.Task, Outcome: s.Outcome, Fee: s.Fee, Refund: s.Refund, Declined: s.Declined, Timeline: s.Timeline, Receipt: receiptLink(s.Task), Ignored: ignored, Candidates: []candidate{}}
 	for _, a := range s.Answers {
-		o.Candidates = append(o.Candidates, candidate{a.Rank, a.Worker, a.Score, a.Paid, a.Hash.String()})
+		o.Candidates = append(o.Candidates, candidate{a.Rank, a.Worker, a.Model, a.Score, a.Paid, a.Hash.String()})
 		if a.Rank == 1 && o.Winner == nil { // of several with the best score, the first is shown
 			o.Winner, o.Score = &a.Worker, a.Score
 		}
@@ -139,7 +140,19 @@ func (g *gateway) complete(w http.ResponseWriter, r *http.Request, k kind) {
 		reject(w, err)
 		return
 	}
-	s, err := g.ask(r.Context(), prompt, q.options())
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	out := &events{completion: completion{Created: time.Now().Unix(), Model: Model, kind: k}, w: w, roles: map[int]bool{}}
+	l := newLive(out, q, k, prompt, cancel)
+	wait := (*node.Task).Wait
+	if q.fastest() {
+		wait = l.follow
+	}
+	s, err := g.ask(ctx, prompt, q.options(), wait)
+	if out.begun {
+		l.settle(s, err)
+		return
+	}
 	if err != nil {
 		reject(w, notSettled(err, k))
 		return
@@ -151,13 +164,13 @@ func (g *gateway) complete(w http.ResponseWriter, r *http.Request, k kind) {
 		reject(w, err)
 		return
 	}
-	_ = control.SetWriteDeadline(time.Now().Add(writeTime))
-	c := completion{ID: k.prefix + s.Task.String(), Created: time.Now().Unix(), Model: Model, kind: k, answers: answers, usage: count(prompt, answers), poq: o}
+	out.ID, out.answers, out.usage, out.poq = k.prefix+s.Task.String(), answers, count(prompt, answers), o
 	if q.Stream {
-		c.stream(w, q.StreamOptions.IncludeUsage)
+		out.stream(q.StreamOptions.IncludeUsage)
 		return
 	}
-	reply(w, http.StatusOK, c.whole())
+	_ = control.SetWriteDeadline(time.Now().Add(writeTime))
+	reply(w, http.StatusOK, out.whole())
 }
 
 // announce tells the outcome to who reads headers only.
@@ -173,7 +186,7 @@ func announce(h http.Header, o *outcome) {
 }
 
 // ranked returns the texts of the best answers, at most as many as the client wants, or why there are none.
-func ranked(s *node.Settlement, q *request, o *outcome) (answers []string, err error) {
+func ranked(s *node.Settlement, q *request, o *outcome) (answers []answer, err error) {
 	fail := func(code, message string) error {
 		e := newError(http.StatusServiceUnavailable, "server_error", code, "%s", message)
 		e.ordered, e.PoQ = true, o
@@ -194,7 +207,7 @@ func ranked(s *node.Settlement, q *request, o *outcome) (answers []string, err e
 			return nil, fail("text_missing", fmt.Sprintf("the text of the answer ranked %d is not here yet: look later with poq ledger task %s", a.Rank, s.Task.Short()))
 		}
 		if a.Rank > 0 && len(answers) < q.choices() {
-			answers = append(answers, llm.Cut(a.Text, q.Stop))
+			answers = append(answers, newAnswer(a.Text, a.Told, q))
 		}
 	}
 	return answers, nil
@@ -246,10 +259,7 @@ func reply(w http.ResponseWriter, status int, v any) {
 
 // reject answers with an error.
 func reject(w http.ResponseWriter, err error) {
-	var e *apiError
-	if !errors.As(err, &e) {
-		e = newError(http.StatusInternalServerError, "server_error", "", "%v", err)
-	}
+	e := asAPIError(err)
 	if e.ordered { // OpenAI's clients try again by themselves after 5xx, unless they are told not to
 		w.Header().Set("X-Should-Retry", "false")
 	}
@@ -261,18 +271,35 @@ func reject(w http.ResponseWriter, err error) {
 // bytesPerToken is OpenAI's rule of thumb for English text.
 const bytesPerToken = 4
 
-// usage counts tokens. Workers have different tokenizers and do not tell their counts, so a token stands for four bytes begun.
+// More tokens than a text has bytes are not believed, but for what models are given around a prompt, and end an answer with.
+const (
+	tokensAround = 1024
+	tokensAfter  = 16
+)
+
+// usage counts tokens: as the workers tell, each by its own tokenizer, or else, and where a text is cut, four bytes begun for one.
 type usage struct {
 	Prompt     int `json:"prompt_tokens"`
 	Completion int `json:"completion_tokens"`
 	Total      int `json:"total_tokens"`
 }
 
-func count(prompt string, answers []string) (u usage) {
-	tokens := func(s string) int { return (len(s) + bytesPerToken - 1) / bytesPerToken }
-	u.Prompt = tokens(prompt)
-	for _, a := range answers {
-		u.Completion += tokens(a)
+func count(prompt string, answers []answer) (u usage) {
+	tokens := func(text string, told, more int) int {
+		if told > 0 && told <= len(text)+more {
+			return told
+		}
+		return (len(text) + bytesPerToken - 1) / bytesPerToken
+	}
+	for i, a := range answers {
+		if i == 0 {
+			u.Prompt = tokens(prompt, a.told.PromptTokens, tokensAround)
+		}
+		told := a.told.AnswerTokens
+		if a.cut {
+			told = 0
+		}
+		u.Completion += tokens(a.text, told, tokensAfter)
 	}
 	u.Total = u.Prompt + u.Completion
 	return u

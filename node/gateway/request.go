@@ -132,8 +132,12 @@ func parse(body []byte) (*request, error) {
 		return nil, noModel(q.Model)
 	case q.N != nil && (*q.N < 1 || *q.N > ledger.MaxAnswers):
 		return nil, badRequest("n", "", "n is %d, want 1 to %d", *q.N, ledger.MaxAnswers)
-	case q.PoQ.Stream != "" && q.PoQ.Stream != "settled":
-		return nil, badRequest("poq.stream", "unsupported_value", "poq.stream is %q, want \"settled\"", q.PoQ.Stream)
+	case q.PoQ.Stream != "" && q.PoQ.Stream != "settled" && !q.fastest():
+		return nil, badRequest("poq.stream", "unsupported_value", "poq.stream is %q, want \"settled\" or \"fastest\"", q.PoQ.Stream)
+	case q.fastest() && !q.Stream:
+		return nil, badRequest("poq.stream", "unsupported_value", "poq.stream is \"fastest\": that needs \"stream\": true")
+	case q.fastest() && q.choices() != 1:
+		return nil, badRequest("n", "unsupported_value", "n is %d: the fastest answer is one; ask with poq.stream \"settled\" for several", q.choices())
 	}
 	for name, ms := range map[string]int64{"poq.answer_timeout_ms": q.PoQ.AnswerTimeoutMS, "poq.score_timeout_ms": q.PoQ.ScoreTimeoutMS} {
 		if ms < 0 || ms > ledger.MaxDeadline.Milliseconds() {
@@ -167,6 +171,9 @@ func (q *request) wish() error {
 	return nil
 }
 
+// fastest says whether the client wants the text that begins first.
+func (q *request) fastest() bool { return q.PoQ.Stream == "fastest" }
+
 // choices is how many answers the client wants.
 func (q *request) choices() int {
 	if q.N == nil {
@@ -179,7 +186,8 @@ func (q *request) choices() int {
 // waiting for.
 func (q *request) options() node.AskOptions {
 	o := node.AskOptions{
-		Fee: q.PoQ.Fee, MaxAnswers: q.PoQ.MaxAnswers,
+		Listen: true,
+		Fee:    q.PoQ.Fee, MaxAnswers: q.PoQ.MaxAnswers,
 		AnswerTimeout: time.Duration(q.PoQ.AnswerTimeoutMS) * time.Millisecond,
 		ScoreTimeout:  time.Duration(q.PoQ.ScoreTimeoutMS) * time.Millisecond,
 		Options:       q.wishes,
@@ -269,6 +277,14 @@ type apiError struct {
 
 // Error returns the message.
 func (e *apiError) Error() string { return e.Message }
+
+func asAPIError(err error) *apiError {
+	var e *apiError
+	if !errors.As(err, &e) {
+		e = newError(http.StatusInternalServerError, "server_error", "", "%v", err)
+	}
+	return e
+}
 
 func newError(status int, kind, code, format string, a ...any) *apiError {
 	e := &apiError{status: status, Type: kind, Message: fmt.Sprintf(format, a...)}
