@@ -177,7 +177,7 @@ func TestWorkerCutsWhatItsEngineDoesNot(t *testing.T) {
 		t.Errorf("answered with %+v", got.Answers)
 	}
 	var declined *llm.DeclineError
-	if _, err := s.workers[0].node.worker.ask(soon(t), stop("one")); !errors.As(err, &declined) || declined.Reason != "the answer came out empty" {
+	if _, err := s.workers[0].node.worker.ask(soon(t), stop("one"), nil); !errors.As(err, &declined) || declined.Reason != "the answer came out empty" {
 		t.Errorf("answered with %v", err)
 	}
 }

@@ -123,6 +123,22 @@ func TestSettlementHasWhatWorkersToldHoweverTheyEnded(t *testing.T) {
 	}
 }
 
+func TestTextIsToldAsFarAsItIsAnswered(t *testing.T) {
+	t.Parallel()
+	s := startSwarm(t, 1, writer(func(_ context.Context, _ string, emit func(string)) (*llm.Answer, error) { // knows nothing of where to stop
+		for _, p := range []string{"one, t", "wo, th", "ree"} {
+			emit(p)
+		}
+		return &llm.Answer{Text: "one, two, three", Stop: llm.StopLength, PromptTokens: 3, AnswerTokens: 5}, nil
+	}))
+	task := s.order("q", AskOptions{MaxAnswers: 1, Options: llm.Options{Stop: []string{", three"}}})
+	texts, _ := hears(task)
+	got, err := task.Wait()
+	if err != nil || texts["worker-1"] != "one, two" || got.Answers[0].Text != "one, two" || got.Answers[0].Changed || got.Answers[0].Told != (Told{Stop: llm.StopEnd, PromptTokens: 3}) {
+		t.Errorf("told %q, settled as %+v, %v", texts, got, err)
+	}
+}
+
 func TestWorkerHearsItselfWhenItAsks(t *testing.T) {
 	t.Parallel()
 	s := newSwarm(t, 1)

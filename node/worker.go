@@ -174,7 +174,7 @@ func (w *worker) generate(ctx context.Context, o ledger.Order, emit func(string)
 
 // ask asks the engine, and takes no answer that nobody could use.
 func (w *worker) ask(ctx context.Context, q llm.Request, emit func(string)) (*llm.Answer, error) {
-	if len(q.Stop) > 0 { // an engine may know nothing of them
+	if len(q.Stop) > 0 && emit != nil { // an engine may know nothing of them
 		text := llm.TextStream{Emit: emit, Stop: q.Stop}
 		emit = func(piece string) { text.Write(piece) }
 	}
@@ -182,7 +182,9 @@ func (w *worker) ask(ctx context.Context, q llm.Request, emit func(string)) (*ll
 	if err != nil {
 		return nil, err
 	}
-	a.Text = llm.Cut(a.Text, q.Stop)
+	if text := llm.Cut(a.Text, q.Stop); text != a.Text {
+		a = &llm.Answer{Text: text, Model: a.Model, PromptTokens: a.PromptTokens, Stop: llm.StopEnd}
+	}
 	switch {
 	case strings.TrimSpace(a.Text) == "":
 		return nil, &llm.DeclineError{Reason: "the answer came out empty"}
