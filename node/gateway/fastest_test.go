@@ -115,12 +115,12 @@ func TestFastestIsStreamedBeforeItIsJudgedAndTheVerdictFollows(t *testing.T) {
 	t.Parallel()
 	begun, read1 := make(chan struct{}), make(chan struct{})
 	short := writer(func(ctx context.Context, emit func(string)) (*llm.Answer, error) {
-		emit("I ")
+		emit("I")
 		close(begun)
 		if err := wait(ctx, read1); err != nil { // the client has the beginning before there is an answer
 			return nil, err
 		}
-		emit("do.")
+		emit(" do.")
 		return &llm.Answer{Text: "I do.", Model: "short", Stop: llm.StopLength, PromptTokens: 3, AnswerTokens: 4}, nil
 	})
 	long := writer(func(ctx context.Context, emit func(string)) (*llm.Answer, error) {
@@ -131,7 +131,7 @@ func TestFastestIsStreamedBeforeItIsJudgedAndTheVerdictFollows(t *testing.T) {
 	})
 	url := serve(t, network(t, short, long)).URL()
 	r := read(t, url, 2, "", func(text string) {
-		if text == "I " {
+		if text == "I" {
 			close(read1)
 		}
 	})
@@ -150,12 +150,12 @@ func TestFastestIsStreamedBeforeItIsJudgedAndTheVerdictFollows(t *testing.T) {
 func TestFastestStopsAtATextAcrossPieces(t *testing.T) {
 	t.Parallel()
 	url := serve(t, network(t, writer(func(_ context.Context, emit func(string)) (*llm.Answer, error) {
-		for _, p := range []string{"one E", "NTER two E", "N", "D three END", " four"} {
+		for _, p := range []string{"one E", "NTER two", " E", "N", "D three END", " four"} {
 			emit(p)
 		}
 		return &llm.Answer{Text: "one ENTER two END three END four", Stop: llm.StopLength, AnswerTokens: 9}, nil
 	}))).URL()
-	if r := read(t, url, 1, `,"stop":["END"]`, nil); r.text != "one ENTER two " || r.finish != "stop" || !r.done || !r.verdict.Streamed.Won || r.usage["completion_tokens"] != 4 {
+	if r := read(t, url, 1, `,"stop":["END"]`, nil); r.text != "one ENTER two" || r.finish != "stop" || !r.done || !r.verdict.Streamed.Won || r.usage["completion_tokens"] != 4 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -171,16 +171,16 @@ func TestFastestThatBreaksOffIsAnError(t *testing.T) {
 		code          string
 	}{
 		"fails": {func(ctx context.Context, emit func(string), read <-chan struct{}) (*llm.Answer, error) {
-			emit("I ")
+			emit("I")
 			return nil, errors.Join(wait(ctx, read), errors.New("cut off"))
 		}, nil, "worker_failed"},
 		"is too late": {func(ctx context.Context, emit func(string), _ <-chan struct{}) (*llm.Answer, error) {
-			emit("I ")
+			emit("I")
 			<-ctx.Done()
 			return nil, context.Cause(ctx)
 		}, soon, "worker_failed"},
 		"commits to another text": {func(ctx context.Context, emit func(string), read <-chan struct{}) (*llm.Answer, error) {
-			emit("I ")
+			emit("I")
 			return &llm.Answer{Text: "You do."}, wait(ctx, read)
 		}, nil, "text_changed"},
 	} {
@@ -195,7 +195,7 @@ func TestFastestThatBreaksOffIsAnError(t *testing.T) {
 			}
 			url := serve(t, network(t, engines...)).URL()
 			r := read(t, url, 1, "", func(string) { close(had) })
-			if r.status != http.StatusOK || r.text != "I " || r.finish != "" || r.done || r.err == nil || r.err.Code != c.code || r.err.PoQ == nil || r.err.PoQ.Task != r.header.Get("X-PoQ-Task") {
+			if r.status != http.StatusOK || r.text != "I" || r.finish != "" || r.done || r.err == nil || r.err.Code != c.code || r.err.PoQ == nil || r.err.PoQ.Task != r.header.Get("X-PoQ-Task") {
 				t.Errorf("%+v, %+v", r, r.err)
 			}
 		})

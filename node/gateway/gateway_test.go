@@ -274,7 +274,7 @@ func TestErrorsHaveTheirStatusAndNameTheParameter(t *testing.T) {
 		{"/chat/completions", `{"model":"poq-best",` + user + `,"poq":{"max_answers":99}}`, 400, "poq", ""},
 		{"/chat/completions", `{"model":"poq-best",` + user + `,"poq":{"fee":5000000000}}`, 402, "", "insufficient_balance"},
 		{"/chat/completions", `{"model":"poq-best",` + user + `,"tools":[],"tool_choice":"none","poq":{"max_answers":1,"answer_timeout_ms":3000}}`, 503, "", "no_workers"},
-		{"/chat/completions", strings.Repeat(" ", 5<<20), 413, "", "request_too_large"},
+		{"/chat/completions", strings.Repeat(" ", 4<<20+1), 413, "", "request_too_large"},
 		{"/completions", `{"model":"poq-best","prompt":["a","b"]}`, 400, "prompt", ""},
 		{"/completions", `{"model":"poq-best","prompt":[1,2]}`, 400, "prompt", ""},
 		{"/embeddings", `{}`, 404, "", "unknown_url"},
