@@ -31,7 +31,7 @@ type apiKey struct {
 
 func TestAPIKeysAreLookedAfter(t *testing.T) {
 	t.Parallel()
-	u, dir := newUser(t), t.TempDir()
+	u, dir := newUser(t), filepath.Join(t.TempDir(), "peer")
 	u.poq("init", "--dir", dir).ok()
 	keys := func(args ...string) *result {
 		t.Helper()
