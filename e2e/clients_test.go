@@ -93,13 +93,14 @@ func nodeLibrary(t *testing.T) string {
 func TestClientsInOtherLanguagesAskTheNetwork(t *testing.T) {
 	u := newUser(t)
 	n := u.devnet("--engine", "extract", "--workers", "2")
+	key := "none"
 	run := func(t *testing.T, env, name string, args ...string) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		c := exec.CommandContext(ctx, name, args...)
 		c.Dir = "testdata/clients"
-		c.Env = append(os.Environ(), "POQ_API="+n.card.Peers[len(n.card.Peers)-1].API, "PYTHONDONTWRITEBYTECODE=1", env)
+		c.Env = append(os.Environ(), "POQ_API="+n.card.Peers[len(n.card.Peers)-1].API, "POQ_API_KEY="+key, "PYTHONDONTWRITEBYTECODE=1", env)
 		var out bytes.Buffer
 		c.Stdout, c.Stderr = &out, &out
 		if err := c.Run(); err != nil {
@@ -113,12 +114,17 @@ func TestClientsInOtherLanguagesAskTheNetwork(t *testing.T) {
 	}
 	tasks := 1
 	t.Run("python", func(t *testing.T) {
-		run(t, "PYTHONPATH="+pythonLibrary(t), "python3", "-m", "unittest", "client.py")
+		run(t, "PYTHONPATH="+pythonLibrary(t), "python3", "-m", "unittest", "client.Client", "client.AsyncClient")
 		tasks += 11
 	})
 	t.Run("node", func(t *testing.T) {
 		run(t, "POQ_NODE_MODULES="+filepath.Join(nodeLibrary(t), "node_modules"), "node", "client.mjs")
 		tasks += 2
+	})
+	t.Run("python with a key", func(t *testing.T) {
+		library := pythonLibrary(t)
+		key = strings.TrimSpace(u.poq("api-keys", "new", "web", "--limit", "0.5", "--rate", "1", "--dir", n.card.Dir).ok().stdout)
+		run(t, "PYTHONPATH="+library, "python3", "-m", "unittest", "client.KeyedClient")
 	})
 	if err := ask.Wait(); err != nil {
 		t.Errorf("%v\n%s", err, stderr)

@@ -1,5 +1,6 @@
-# Asks a gateway with OpenAI's own library: POQ_API=URL python3 -m unittest client.py. It orders eleven tasks, one of which nobody
-# answers.
+# Asks a gateway with OpenAI's own library: POQ_API=URL python3 -m unittest client.Client client.AsyncClient, which order eleven tasks,
+# one of which nobody answers. client.KeyedClient orders none; it needs the POQ_API_KEY of a key for half a credit and one
+# request a minute.
 import asyncio
 import os
 import unittest
@@ -95,5 +96,17 @@ class AsyncClient(unittest.IsolatedAsyncioTestCase):
                 self.assertIn("1871", text)
 
 
-if __name__ == "__main__":
-    unittest.main()
+class KeyedClient(unittest.TestCase):
+    def test_limits_are_the_librarys_own_errors(self):
+        with openai.OpenAI(base_url=WHERE["base_url"], api_key="wrong") as stranger:
+            with self.assertRaises(openai.AuthenticationError) as raised:
+                stranger.models.list()
+            self.assertEqual(raised.exception.code, "invalid_api_key")
+        with openai.OpenAI(**WHERE, max_retries=0) as client:
+            with self.assertRaises(openai.APIStatusError) as raised:
+                client.chat.completions.create(**about("Who?"))
+            self.assertEqual((raised.exception.status_code, raised.exception.code), (402, "insufficient_quota"))
+            with self.assertRaises(openai.RateLimitError) as raised:
+                client.chat.completions.create(**about("Who?"))
+            self.assertEqual(raised.exception.code, "rate_limit_exceeded")
+            self.assertGreater(int(raised.exception.response.headers["Retry-After"]), 0)
