@@ -141,7 +141,8 @@ func WithListen(addrs ...multiaddr.Multiaddr) Option {
 }
 
 // WithHost runs the node on a libp2p host made elsewhere, whose key must be the identity's; WithListen has no place
-// then. The node closes the host; when New fails, its maker must.
+// then. The node closes the host; when New fails, its maker must. Whom the host admits and which limits it has is its maker's
+// business. A gossipsub of the program's may run on it if it has protocol ids of its own (pubsub.WithGossipSubProtocols).
 func WithHost(h host.Host) Option {
 	return func(c *config) error { c.host = h; return nil }
 }

@@ -56,7 +56,7 @@ type Config struct {
 	Listen []multiaddr.Multiaddr
 	// Host is a libp2p host made elsewhere, to be used instead of a fresh one; Key, Listen, Announce and Access must then
 	// be left out. What it speaks and announces, whom it admits and which limits it has is its maker's business, but nobody
-	// else may run gossipsub on it. The new Host closes it; when New fails, its maker must. Its bytes are not counted,
+	// else may run gossipsub on it under the protocol ids of its standard. The new Host closes it; when New fails, its maker must. Its bytes are not counted,
 	// nor are silent peers pinged.
 	Host host.Host
 	// Protected are peers that this host can't do without. Their connections are not cut when there are too many, and

@@ -14,12 +14,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/multiformats/go-multiaddr"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
+	"github.com/poqmesh/poq/node/keystore"
 	"github.com/poqmesh/poq/quality"
 )
 
@@ -45,6 +48,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Version is that of the program, as the peers tell each other.
 	Version string
+	// Host, if set, makes the libp2p host of a peer that starts, which must have the key. Without it peers listen on 127.0.0.1.
+	Host func(name string, key crypto.PrivKey) (host.Host, error)
 	// Observe, if set, is called for every step of every task at every peer, from a goroutine for each peer.
 	Observe func(p *Peer, e node.Event)
 }
@@ -175,7 +180,11 @@ func (d *Devnet) open(ctx context.Context, p *Peer) error {
 	case Worker:
 		opts = append(opts, node.WithEngine(c.Engines[p.Index]))
 	}
-	if err := p.open(ctx, c.Dir, d.Genesis, c.Logger, opts...); err != nil {
+	if c.Host == nil {
+		if err := p.open(ctx, c.Dir, d.Genesis, c.Logger, opts...); err != nil {
+			return err
+		}
+	} else if err := d.openOn(ctx, p, opts...); err != nil {
 		return err
 	}
 	if c.Observe == nil {
@@ -187,6 +196,22 @@ func (d *Devnet) open(ctx context.Context, p *Peer) error {
 			c.Observe(p, e)
 		}
 	})
+	return nil
+}
+
+// openOn is Peer.open with a host of Config.Host.
+func (d *Devnet) openOn(ctx context.Context, p *Peer, opts ...node.Option) error {
+	id, err := keystore.Open(filepath.Join(d.config.Dir, p.Name), nil)
+	if err != nil {
+		return err
+	}
+	h, err := d.config.Host(p.Name, id.Peer)
+	if err != nil {
+		return fmt.Errorf("%s: making a host: %w", p.Name, err)
+	}
+	if err := p.open(ctx, d.config.Dir, d.Genesis, d.config.Logger, append(opts, node.WithHost(h))...); err != nil {
+		return errors.Join(err, h.Close())
+	}
 	return nil
 }
 
@@ -209,13 +234,17 @@ func (p *Peer) open(ctx context.Context, dir string, g *ledger.Genesis, log *slo
 	return nil
 }
 
-// overTCP picks the TCP addresses: within one machine a settlement takes two thirds of the time that it
+// overTCP picks the TCP addresses, if there are some: within one machine a settlement takes two thirds of the time that it
 // takes over QUIC, which encrypts and paces packets in the process (poq bench settle).
 func overTCP(addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
-	return slices.DeleteFunc(addrs, func(a multiaddr.Multiaddr) bool {
+	tcp := slices.DeleteFunc(slices.Clone(addrs), func(a multiaddr.Multiaddr) bool {
 		_, err := a.ValueForProtocol(multiaddr.P_TCP)
 		return err != nil
 	})
+	if len(tcp) == 0 { // on simulated links
+		return addrs
+	}
+	return tcp
 }
 
 // Payer returns the peer that asks.

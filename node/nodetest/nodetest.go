@@ -8,8 +8,8 @@
 // from the others, wait until all have settled a task, and compare their ledgers. The swarm ends with the test. A test
 // fails if a member contradicted itself.
 //
-// Swarms share nothing: tests with a swarm each may run in parallel. Hosts and ledgers use sockets and disks, which a
-// testing/synctest bubble does not wait for, so a swarm can't live in one.
+// Swarms share nothing: tests with a swarm each may run in parallel. With [Simulated] links a swarm lives in the virtual time of
+// a testing/synctest bubble; over sockets it can't, since a bubble does not wait for them.
 package nodetest
 
 import (
@@ -34,8 +34,12 @@ import (
 	"github.com/poqmesh/poq/quality"
 )
 
-// patience is how long the helpers wait before they fail the test. It suits machines that do much else.
-const patience = time.Minute
+// patience is how long the helpers wait before they fail the test. It suits machines that do much else. Over simulated links
+// it is a matter of virtual time: peers that gossip keeps from each other for a minute come together after that.
+const (
+	patience          = time.Minute
+	simulatedPatience = 10 * time.Minute
+)
 
 // Option says what is in a swarm.
 type Option func(*config)
@@ -44,6 +48,7 @@ type config struct {
 	validators int
 	engines    []llm.Engine
 	judge      quality.Judge
+	links      *links
 }
 
 // Validators sets the size of the committee, 1 to ledger.MaxValidators. By default it is 4, the smallest one that
@@ -72,9 +77,10 @@ func Judge(j quality.Judge) Option { return func(c *config) { c.judge = j } }
 // Swarm is a running network. Its methods are for the goroutine of the test: they fail the test at once when
 // something goes wrong. The nodes that it returns are safe for concurrent use.
 type Swarm struct {
-	t   testing.TB
-	net *devnet.Devnet
-	cut []string // members on one side of a partition
+	t     testing.TB
+	net   *devnet.Devnet
+	links *links   // nil over sockets
+	cut   []string // members on one side of a partition
 
 	mu             sync.Mutex
 	contradictions []string
@@ -91,15 +97,19 @@ func NewSwarm(t testing.TB, opts ...Option) *Swarm {
 	if len(c.engines) == 0 {
 		Workers(1)(&c)
 	}
-	s := &Swarm{t: t}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	var err error
-	s.net, err = devnet.Start(ctx, devnet.Config{
+	s := &Swarm{t: t, links: c.links}
+	ctx := s.soon()
+	d := devnet.Config{
 		Dir: t.TempDir(), Validators: c.validators, Engines: c.engines, Judge: c.judge, Observe: s.observe,
 		Logger: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
-	if err != nil {
+	}
+	if c.links != nil {
+		d.Host = c.links.host
+		c.links.net.Start()
+		t.Cleanup(c.links.net.Close)
+	}
+	var err error
+	if s.net, err = devnet.Start(ctx, d); err != nil {
 		t.Fatalf("starting a swarm: %v", err)
 	}
 	t.Cleanup(s.close)
@@ -225,27 +235,39 @@ func (s *Swarm) Heal() {
 func (s *Swarm) gate() {
 	s.t.Helper()
 	var sides [2][]*devnet.Peer
-	var access [2]p2p.Access
 	for _, p := range s.net.Running() {
 		side := 0
 		if slices.Contains(s.cut, p.Name) {
 			side = 1
 		}
-		r, err := p2p.ParseRule(p.Node.Host().ID().String())
-		if err != nil {
-			s.t.Fatal(err)
-		}
 		sides[side] = append(sides[side], p)
-		access[1-side].Deny = append(access[1-side].Deny, r)
 	}
-	for side, peers := range sides {
-		for _, p := range peers {
-			p.Node.Host().SetAccess(access[side])
-		}
+	if s.links != nil {
+		s.links.part(s.cut)
+	} else {
+		s.deny(sides)
 	}
 	for side, peers := range sides {
 		for _, p := range peers {
 			s.parted(sides[1-side], p.Node.Host().ID())
+		}
+	}
+}
+
+// deny has the nodes of each side deny access to those of the other.
+func (s *Swarm) deny(sides [2][]*devnet.Peer) {
+	s.t.Helper()
+	for side, peers := range sides {
+		var access p2p.Access
+		for _, p := range sides[1-side] {
+			r, err := p2p.ParseRule(p.Node.Host().ID().String())
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			access.Deny = append(access.Deny, r)
+		}
+		for _, p := range peers {
+			p.Node.Host().SetAccess(access)
 		}
 	}
 }
@@ -283,7 +305,7 @@ func (s *Swarm) until(done func() bool, complaint string, args ...any) {
 		select {
 		case <-look.C:
 		case <-timeout.Done():
-			s.t.Fatalf(complaint+" in %v", append(args, patience)...)
+			s.t.Fatalf(complaint+" in %v", append(args, s.patience())...)
 		}
 	}
 }
@@ -298,9 +320,16 @@ func (s *Swarm) CheckLedgers() {
 }
 
 func (s *Swarm) soon() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience())
 	s.t.Cleanup(cancel)
 	return ctx
+}
+
+func (s *Swarm) patience() time.Duration {
+	if s.links != nil {
+		return simulatedPatience
+	}
+	return patience
 }
 
 // observe is called from the nodes' loops.

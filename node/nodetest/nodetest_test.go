@@ -4,11 +4,14 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/nodetest"
 	"github.com/poqmesh/poq/quality"
@@ -110,4 +113,55 @@ func TestJudgeOfTheTestsOwnDecides(t *testing.T) {
 	if got := ask(t, s, "hello"); got.Answers[0].Score != ledger.Score(10000-len("worker-1 says: hello")) {
 		t.Errorf("settled as %+v", got.Answers)
 	}
+}
+
+// thinker takes five minutes to answer.
+type thinker struct{}
+
+func (thinker) Name() string     { return "thinker" }
+func (thinker) Models() []string { return []string{"thinker"} }
+func (thinker) Generate(ctx context.Context, _ llm.Request, _ func(string)) (*llm.Answer, error) {
+	select {
+	case <-time.After(5 * time.Minute):
+		return &llm.Answer{Text: "42", Model: "thinker", Stop: llm.StopEnd}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func TestSimulatedSwarmLivesInVirtualTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := nodetest.NewSwarm(t, nodetest.Engines(thinker{}), nodetest.Simulated(20*time.Millisecond))
+		asked := time.Now()
+		got, err := s.Payer().Ask(t.Context(), "What is the answer?", node.AskOptions{AnswerTimeout: 6 * time.Minute, ScoreTimeout: 8 * time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(asked); got.Answers[0].Text != "42" || took < 5*time.Minute {
+			t.Errorf("settled after %v as %+v", took, got)
+		}
+		s.Await(got.Task)
+		s.CheckLedgers()
+	})
+}
+
+func TestSimulatedSwarmStopsStartsAndParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := nodetest.NewSwarm(t, nodetest.Workers(2), nodetest.Simulated(5*time.Millisecond))
+		s.Stop("validator-4")
+		first := ask(t, s, "with three of four")
+		s.Start("validator-4")
+		s.Await(first.Task)
+		s.Partition("validator-1", "worker-1")
+		second := ask(t, s, "on the larger side")
+		if len(second.Answers) != 1 || second.Answers[0].Worker.Name != "worker-2" {
+			t.Errorf("answers of %+v", second.Answers)
+		}
+		if s.Node("validator-1").Ledger().IsLocked(second.Task) {
+			t.Error("a task crossed the partition")
+		}
+		s.Heal()
+		s.Await(second.Task)
+		s.CheckLedgers()
+	})
 }
