@@ -6,6 +6,7 @@ import (
 
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/ledger/store"
+	"github.com/poqmesh/poq/llm"
 )
 
 // OwnOrder is an order of the node's own account.
@@ -13,7 +14,8 @@ type OwnOrder struct {
 	Task   ledger.TaskID
 	Nonce  uint64
 	Fee    ledger.Amount
-	Prompt string // "" when the text is not kept any more
+	Prompt string // "" when the text is not kept any more, and there are no options then
+	llm.Options
 }
 
 // OwnOrders returns the orders of the node's account that have the nonce from or a higher one, whatever has become of them, by nonce,
@@ -33,7 +35,7 @@ func (n *Node) OwnOrders(from uint64) (orders []OwnOrder, next uint64, err error
 		if err != nil {
 			return nil, 0, fmt.Errorf("prompt of an own order: %w", err)
 		}
-		orders = append(orders, OwnOrder{ledger.OrderID(n.domain, o), o.Nonce, o.Fee, q.Prompt})
+		orders = append(orders, OwnOrder{ledger.OrderID(n.domain, o), o.Nonce, o.Fee, q.Prompt, q.Options})
 	}
 	return orders, next, nil
 }

@@ -13,9 +13,9 @@ func TestOwnOrdersAreFoundWhateverHasBecomeOfThem(t *testing.T) {
 	s := newSwarm(t, 1, says("x"))
 	s.launch(s.payer) // nobody locks anything yet
 	want := []OwnOrder{
-		{s.pend("one", AskOptions{MaxAnswers: 1}), 0, DefaultFee, "one"},
-		{s.pend("two", AskOptions{MaxAnswers: 1, Fee: 2 * ledger.Credit}), 1, 2 * ledger.Credit, "two"},
-		{s.pend("two", AskOptions{MaxAnswers: 1, Options: llm.Options{MaxTokens: 7}}), 2, DefaultFee, "two"},
+		{s.pend("one", AskOptions{MaxAnswers: 1}), 0, DefaultFee, "one", llm.Options{}},
+		{s.pend("two", AskOptions{MaxAnswers: 1, Fee: 2 * ledger.Credit}), 1, 2 * ledger.Credit, "two", llm.Options{}},
+		{s.pend("two", AskOptions{MaxAnswers: 1, Options: llm.Options{MaxTokens: 7}}), 2, DefaultFee, "two", llm.Options{MaxTokens: 7}},
 	}
 	check := func(when string, from uint64) {
 		t.Helper()

@@ -664,7 +664,7 @@ func (f *batchFlags) run(c *cobra.Command, g *globals, client *control.Client, t
 		if err != nil {
 			return err
 		}
-		for _, r := range adopt(left, results, orders) {
+		for _, r := range adopt(left, terms.Options, results, orders) {
 			b.spent += r.Cost
 			p.spent = b.spent
 			if err := b.write(r); err != nil {

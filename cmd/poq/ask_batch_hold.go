@@ -8,11 +8,14 @@ import (
 	"io"
 	"math"
 	"os"
+	"reflect"
+	"slices"
 
 	"github.com/gofrs/flock"
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node/control"
 )
 
@@ -104,8 +107,9 @@ func (h *batchHold) begin(ctx context.Context, client *control.Client, again boo
 }
 
 // adopt gives lines that were ordered by a run that was killed the task that it did not come to write down, and returns results that
-// tell so. Lines with the same prompt are alike, so each gets another one of its orders.
-func adopt(lines []batchLine, results map[string]batchResult, orders []control.Order) (found []batchResult) {
+// tell so. Of lines with the same prompt each gets the order with its options, or else, if those of the batch have changed,
+// another one of theirs.
+func adopt(lines []batchLine, options llm.Options, results map[string]batchResult, orders []control.Order) (found []batchResult) {
 	told := map[ledger.TaskID]bool{}
 	for _, r := range results {
 		told[r.Task] = true
@@ -116,18 +120,34 @@ func adopt(lines []batchLine, results map[string]batchResult, orders []control.O
 			byPrompt[o.Prompt] = append(byPrompt[o.Prompt], o)
 		}
 	}
-	for i := range lines {
-		l := &lines[i]
-		if l.err != nil || !l.task.IsZero() {
-			continue
-		}
-		h := crypto.Sum([]byte(l.prompt))
-		if list := byPrompt[h]; len(list) > 0 {
-			l.task, l.fee, byPrompt[h] = list[0].Task, list[0].Fee, list[1:]
+	for _, exact := range []bool{true, false} {
+		for i := range lines {
+			l := &lines[i]
+			if l.err != nil || !l.task.IsZero() {
+				continue
+			}
+			h, wishes := crypto.Sum([]byte(l.prompt)), rounded(above(options, l.wishes))
+			list := byPrompt[h]
+			at := slices.IndexFunc(list, func(o control.Order) bool { return !exact || reflect.DeepEqual(o.Options, wishes) })
+			if at < 0 {
+				continue
+			}
+			l.task, l.fee = list[at].Task, list[at].Fee
+			byPrompt[h] = slices.Delete(list, at, at+1)
 			found = append(found, unsettled(*l, "interrupted before the task was written down"))
 		}
 	}
 	return found
+}
+
+// rounded are options as an order carries them, in thousandths.
+func rounded(o llm.Options) llm.Options {
+	for _, v := range []**float64{&o.Temperature, &o.TopP} {
+		if *v != nil {
+			*v = new(math.Round(**v*1000) / 1000)
+		}
+	}
+	return o
 }
 
 // unsettled is the result of a line whose task is in force.

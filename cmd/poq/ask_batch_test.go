@@ -150,9 +150,10 @@ func TestBatchGoesOnWithWhatHasNoOutcome(t *testing.T) {
 }
 
 func TestLinesOfAKilledBatchGetTheirOrdersBack(t *testing.T) {
-	order := func(n uint64, prompt string) control.Order {
-		return control.Order{Task: ledger.TaskID{byte(n)}, Nonce: n, Fee: 10 + n, Prompt: crypto.Sum([]byte(prompt))}
+	order := func(n uint64, prompt string, o llm.Options) control.Order {
+		return control.Order{Task: ledger.TaskID{byte(n)}, Nonce: n, Fee: 10 + n, Prompt: crypto.Sum([]byte(prompt)), Options: o}
 	}
+	plain, warm, seeded := llm.Options{}, llm.Options{Temperature: new(0.123)}, llm.Options{Temperature: new(0.123), Seed: new(int64(7))}
 	lines := []batchLine{
 		{number: 1, id: "1", prompt: "twice"},
 		{number: 2, id: "2", prompt: "never ordered"},
@@ -161,14 +162,20 @@ func TestLinesOfAKilledBatchGetTheirOrdersBack(t *testing.T) {
 		{number: 5, id: "5", prompt: "twice"},
 		{number: 6, id: "6", prompt: "bad", err: errors.New("bad")},
 		{number: 7, id: "7", prompt: "told"},
+		{number: 8, id: "8", prompt: "drawn"},
+		{number: 9, id: "9", prompt: "drawn", wishes: llm.Options{Seed: new(int64(7))}},
+		{number: 10, id: "10", prompt: "other options"},
 	}
 	results := map[string]batchResult{"0": {Line: 9, ID: "0", Task: ledger.TaskID{1}}, "4": {Line: 4, ID: "4", Task: ledger.TaskID{3}}}
-	orders := []control.Order{order(1, "twice"), order(2, "twice"), order(3, "told"), order(4, "of another program"), order(5, "twice"), order(6, "bad")}
+	orders := []control.Order{
+		order(1, "twice", warm), order(2, "twice", warm), order(3, "told", warm), order(4, "of another program", warm), order(5, "twice", warm), order(6, "bad", warm),
+		order(7, "drawn", seeded), order(8, "drawn", warm), order(9, "other options", plain),
+	}
 	got := ""
-	for _, r := range adopt(lines, results, orders) {
+	for _, r := range adopt(lines, llm.Options{Temperature: new(0.12345)}, results, orders) {
 		got += fmt.Sprintf("%s %d %d; ", r.ID, r.Task[0], r.Cost)
 	}
-	if want := "1 2 12; 3 5 15; "; got != want {
+	if want := "1 2 12; 3 5 15; 8 8 18; 9 7 17; 10 9 19; "; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if lines[0].task != (ledger.TaskID{2}) || lines[0].fee != 12 || !lines[4].task.IsZero() || lines[3].task != (ledger.TaskID{3}) {

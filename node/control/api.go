@@ -123,6 +123,7 @@ type Order struct {
 	Nonce  uint64        `json:"nonce"`
 	Fee    ledger.Amount `json:"fee"`
 	Prompt crypto.Hash   `json:"prompt"` // of the text alone; of "" if the text is not kept any more
+	llm.Options
 }
 
 // PeerVerification is the result of verifying one peer's ledger.

@@ -174,7 +174,7 @@ func TestClientGetsWhatTheNodesKnow(t *testing.T) {
 		}
 	}
 	own, err := c.Orders(soon(t), 0)
-	if want := (Orders{d.Peers[2].Node.Account(), 1, []Order{{got.Task, 0, ledger.Credit, crypto.Sum([]byte("héllo"))}}}); err != nil || !reflect.DeepEqual(own, want) {
+	if want := (Orders{d.Peers[2].Node.Account(), 1, []Order{{got.Task, 0, ledger.Credit, crypto.Sum([]byte("héllo")), llm.Options{}}}}); err != nil || !reflect.DeepEqual(own, want) {
 		t.Errorf("own orders: %+v, %v; want %+v", own, err, want)
 	}
 	if later, err := c.Orders(soon(t), own.Next); err != nil || later.Next != 1 || len(later.Orders) != 0 {

@@ -272,7 +272,7 @@ func (s *Server) orders(w http.ResponseWriter, r *http.Request) {
 	}
 	all := Orders{Account: p.Node.Account(), Next: next, Orders: []Order{}}
 	for _, o := range own {
-		all.Orders = append(all.Orders, Order{o.Task, o.Nonce, o.Fee, crypto.Sum([]byte(o.Prompt))})
+		all.Orders = append(all.Orders, Order{o.Task, o.Nonce, o.Fee, crypto.Sum([]byte(o.Prompt)), o.Options})
 	}
 	reply(w, all)
 }
