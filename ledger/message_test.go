@@ -331,3 +331,33 @@ func FuzzDecodeStored(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkBundle is what a validator does with the votes of another one: it decodes and checks the bundle, and proves each leaf.
+func BenchmarkBundle(b *testing.B) {
+	s := newSwarm(b, 4, 1)
+	for _, n := range []int{1, 16, 256, MaxBundleLeaves} {
+		leaves := make([]Leaf, n)
+		for i := range leaves {
+			leaves[i] = Leaf{Prepare, TaskID{byte(i), byte(i >> 8)}, StageSeal, 0, crypto.Hash{1}}
+		}
+		u := NewBundle(0, 0, crypto.Hash{}, leaves)
+		u.Sign(s.domain, s.keys[0])
+		_, data := Encode(&u)
+		v := NewVerifier(s.genesis)
+		b.Run(fmt.Sprintf("leaves=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				m, err := Decode(TopicVotes, data)
+				if err == nil {
+					_, err = v.Verify(m)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+				for i := range leaves {
+					m.(*Bundle).Proof(i)
+				}
+			}
+		})
+	}
+}

@@ -24,6 +24,7 @@ type ScoreCommit struct {
 
 func (ScoreCommit) kind() crypto.Kind { return kindScoreCommit }
 func (c ScoreCommit) append(b []byte) []byte {
+	b = slices.Grow(b, 2*32+2*2+len(c.Answers)*answerIDSize)
 	b = append(b, c.Task[:]...)
 	b = binary.BigEndian.AppendUint16(b, c.Member)
 	b = crypto.AppendCount(b, len(c.Answers))

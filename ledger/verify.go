@@ -256,12 +256,17 @@ func Domain(g *Genesis) crypto.Domain { return crypto.Domain{Chain: g.Chain(), E
 // TaskID returns the id of an order's task.
 func (v *Verifier) TaskID(o Order) TaskID { return OrderID(v.domain, o) }
 
+// bodyRoom is enough for most statements, so that their bytes do not move while they grow.
+const bodyRoom = 256
+
 // OrderID returns the id of an order's task.
-func OrderID(d crypto.Domain, o Order) TaskID { return d.Hash(kindOrder, o.append(nil)) }
+func OrderID(d crypto.Domain, o Order) TaskID {
+	return d.Hash(kindOrder, o.append(make([]byte, 0, bodyRoom)))
+}
 
 // Sign signs what a payer, worker or panel member states. Votes are signed as a [Bundle].
 func Sign[S statement](d crypto.Domain, key crypto.PrivateKey, s S) Signed[S] {
-	return Signed[S]{s, key.Sign(d.SigningBytes(s.kind(), s.append(nil)))}
+	return Signed[S]{s, key.Sign(d.SigningBytes(s.kind(), s.append(make([]byte, 0, bodyRoom))))}
 }
 
 // Sign signs the bundle's header.
@@ -278,7 +283,7 @@ func claim[S statement](v *Verifier, s Signed[S]) (crypto.Claim, error) {
 	if err := s.Statement.check(v.genesis); err != nil {
 		return crypto.Claim{}, err
 	}
-	return crypto.Claim{Key: key, Message: v.domain.SigningBytes(s.Statement.kind(), s.Statement.append(nil)), Sig: s.Sig}, nil
+	return crypto.Claim{Key: key, Message: v.domain.SigningBytes(s.Statement.kind(), s.Statement.append(make([]byte, 0, bodyRoom))), Sig: s.Sig}, nil
 }
 
 // SignTrusted is [Sign], and has v remember that the signature holds: it is not verified when it comes back.
@@ -425,10 +430,18 @@ func (v *Verifier) bundle(u *Bundle) error {
 	if err := h.check(v.genesis); err != nil {
 		return err
 	}
-	if int(h.Count) != len(u.Leaves) || merkleRoot(u.Leaves) != h.Root {
+	if int(h.Count) != len(u.Leaves) {
+		return malformed("bundle of %d leaves says that it has %d", len(u.Leaves), h.Count)
+	}
+	tree := newMerkleTree(u.Leaves)
+	if tree.root() != h.Root {
 		return malformed("bundle's leaves do not have its Merkle root")
 	}
-	return verifySigned(v, u.Header)
+	if err := verifySigned(v, u.Header); err != nil {
+		return err
+	}
+	u.tree = tree
+	return nil
 }
 
 func (v *Verifier) lock(l *LockCert) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"github.com/poqmesh/poq/crypto"
 )
@@ -57,6 +58,8 @@ type Leaf struct {
 
 // LockLeaf is the one vote by which a task's fee is locked.
 func LockLeaf(id TaskID) Leaf { return Leaf{Kind: LockVote, Task: id, Stage: StageLock, Value: id} }
+
+const leafSize = 1 + 32 + 1 + 4 + 32
 
 func (l Leaf) append(b []byte) []byte {
 	b = append(b, byte(l.Kind))
@@ -164,11 +167,12 @@ func DecodeHeader(data []byte) (*Signed[BundleHeader], error) {
 type Bundle struct {
 	Header Signed[BundleHeader]
 	Leaves []Leaf
+	tree   merkleTree // of a bundle that was verified: a validator asks for the proof of each leaf
 }
 
 // NewBundle fills in the header for a batch of 1 to MaxBundleLeaves leaves, yet unsigned.
 func NewBundle(validator uint16, seq uint64, previous crypto.Hash, leaves []Leaf) Bundle {
-	h := BundleHeader{Validator: validator, Seq: seq, Previous: previous, Root: merkleRoot(leaves), Count: uint32(len(leaves))}
+	h := BundleHeader{Validator: validator, Seq: seq, Previous: previous, Root: newMerkleTree(leaves).root(), Count: uint32(len(leaves))}
 	return Bundle{Header: Signed[BundleHeader]{Statement: h}, Leaves: leaves}
 }
 
@@ -198,7 +202,10 @@ func readBundle(r *crypto.Reader) (u Bundle) {
 
 // Proof returns what proves leaf i without the other leaves.
 func (u Bundle) Proof(i int) VoteProof {
-	return VoteProof{Header: u.Header, Index: uint16(i), Path: merklePath(u.Leaves, i)}
+	if u.tree == nil {
+		u.tree = newMerkleTree(u.Leaves)
+	}
+	return VoteProof{Header: u.Header, Index: uint16(i), Path: u.tree.path(i)}
 }
 
 // VoteProof proves that a leaf is in a validator's signed bundle. Path is empty when the bundle
@@ -243,31 +250,55 @@ func (p VoteProof) proves(l Leaf) error {
 // The Merkle tree is that of RFC 6962 §2.1: leaves and inner nodes are hashed with different
 // prefixes, and a list is split at the largest power of two below its length.
 
-func leafHash(l Leaf) crypto.Hash { return crypto.Sum(l.append([]byte{0})) }
+func leafHash(l Leaf) crypto.Hash {
+	return crypto.Sum(l.append(append(make([]byte, 0, 1+leafSize), 0))) // on the stack
+}
 
 func nodeHash(left, right crypto.Hash) crypto.Hash {
-	return crypto.Sum(append(append([]byte{1}, left[:]...), right[:]...))
+	var b [1 + 2*crypto.HashSize]byte
+	b[0] = 1
+	copy(b[1:], left[:])
+	copy(b[1+crypto.HashSize:], right[:])
+	return crypto.Sum(b[:])
 }
 
 func split(n int) int { return 1 << (bits.Len(uint(n-1)) - 1) }
 
-func merkleRoot(leaves []Leaf) crypto.Hash {
-	if len(leaves) == 1 {
-		return leafHash(leaves[0])
+// merkleTree has the levels of a tree, leaves first. The last node of a level with an odd number of them moves up as it is, which
+// splits lists where RFC 6962 does.
+type merkleTree [][]crypto.Hash
+
+func newMerkleTree(leaves []Leaf) merkleTree {
+	level := make([]crypto.Hash, len(leaves))
+	for i, l := range leaves {
+		level[i] = leafHash(l)
 	}
-	k := split(len(leaves))
-	return nodeHash(merkleRoot(leaves[:k]), merkleRoot(leaves[k:]))
+	t := merkleTree{level}
+	for len(level) > 1 {
+		up := make([]crypto.Hash, 0, (len(level)+1)/2)
+		for pair := range slices.Chunk(level, 2) {
+			if len(pair) == 2 {
+				up = append(up, nodeHash(pair[0], pair[1]))
+			} else {
+				up = append(up, pair[0])
+			}
+		}
+		t, level = append(t, up), up
+	}
+	return t
 }
 
-func merklePath(leaves []Leaf, i int) []crypto.Hash {
-	if len(leaves) == 1 {
-		return nil
+func (t merkleTree) root() crypto.Hash { return t[len(t)-1][0] }
+
+// path returns the siblings of leaf i and of the nodes above it.
+func (t merkleTree) path(i int) (path []crypto.Hash) {
+	for _, level := range t[:len(t)-1] {
+		if sibling := i ^ 1; sibling < len(level) {
+			path = append(path, level[sibling])
+		}
+		i /= 2
 	}
-	if k := split(len(leaves)); i < k {
-		return append(merklePath(leaves[:k], i), merkleRoot(leaves[k:]))
-	} else {
-		return append(merklePath(leaves[k:], i-k), merkleRoot(leaves[:k]))
-	}
+	return path
 }
 
 // rootOf climbs from leaf i of n; ok is false if the path has the wrong length.
