@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -18,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "write the listed API anew")
 
 // embedded are the packages that programs of others import.
-var embedded = []string{"node", "node/nodetest", "llm", "quality"}
+var embedded = []string{"node", "node/nodetest", "node/gateway", "llm", "quality"}
 
 // A change of what other programs build on is made on purpose: it shows in testdata/api, which
 // go test ./e2e -run TestAPI -update writes.
@@ -105,33 +106,10 @@ func lines(a, b []byte) (only []string) {
 // not look at build constraints: an API that depends on the system is to be seen.
 func exported(t *testing.T, dir string) []byte {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var list []string
-	for _, path := range files {
-		if strings.HasSuffix(path, "_test.go") {
-			continue
-		}
-		set := token.NewFileSet()
-		file, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.FileExports(file)
-		for _, d := range file.Decls {
-			switch d := d.(type) {
-			case *ast.FuncDecl:
-				if d.Recv != nil && !ast.IsExported(receiver(d)) {
-					continue
-				}
-				d.Body = nil
-			case *ast.GenDecl:
-				if d.Tok == token.IMPORT {
-					continue
-				}
-			}
+	set, files := parsed(t, dir)
+	for _, file := range files {
+		for _, d := range declarations(file) {
 			var text bytes.Buffer
 			if err := printer.Fprint(&text, set, d); err != nil {
 				t.Fatal(err)
@@ -150,6 +128,174 @@ func exported(t *testing.T, dir string) []byte {
 	}
 	slices.Sort(list)
 	return []byte(strings.Join(list, "\n\n") + "\n")
+}
+
+// parsed is the package in a directory without its tests and without what is not exported.
+func parsed(t *testing.T, dir string) (*token.FileSet, []*ast.File) {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := token.NewFileSet()
+	var files []*ast.File
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.FileExports(file)
+		files = append(files, file)
+	}
+	return set, files
+}
+
+// declarations are those of a file that others can use, without bodies of functions.
+func declarations(file *ast.File) (list []ast.Decl) {
+	for _, d := range file.Decls {
+		switch d := d.(type) {
+		case *ast.FuncDecl:
+			if d.Recv != nil && !ast.IsExported(receiver(d)) {
+				continue
+			}
+			d.Body = nil
+		case *ast.GenDecl:
+			if d.Tok == token.IMPORT {
+				continue
+			}
+		}
+		list = append(list, d)
+	}
+	return list
+}
+
+// TestAPIHasAReasonForEachName compares the names with those of the tables in docs/api.md.
+func TestAPIHasAReasonForEachName(t *testing.T) {
+	tables := tabled(t, filepath.Join("..", "docs", "api.md"))
+	foreign := map[string]bool{}
+	for _, pkg := range embedded {
+		own := map[string]bool{}
+		_, files := parsed(t, filepath.Join("..", filepath.FromSlash(pkg)))
+		for _, file := range files {
+			for _, d := range declarations(file) {
+				for _, name := range declared(d) {
+					own[name] = true
+				}
+				for _, name := range borrowed(t, file, d) {
+					foreign[name] = true
+				}
+			}
+		}
+		compare(t, "Package "+pkg, own, tables["Package "+pkg])
+	}
+	const others = "Types of other packages"
+	compare(t, others, foreign, tables[others])
+	if len(tables) != len(embedded)+1 {
+		t.Errorf("docs/api.md has %d tables, want one for each of %v and one for types of other packages", len(tables), embedded)
+	}
+}
+
+func compare(t *testing.T, table string, got, want map[string]bool) {
+	t.Helper()
+	for name := range got {
+		if !want[name] {
+			t.Errorf("docs/api.md, %s: no reason is given for %s", table, name)
+		}
+	}
+	for name := range want {
+		if !got[name] {
+			t.Errorf("docs/api.md, %s: %s is not there any more", table, name)
+		}
+	}
+}
+
+// tabled are the names in the first columns of a page's tables, by the heading above. Names stand between backquotes.
+func tabled(t *testing.T, page string) map[string]map[string]bool {
+	t.Helper()
+	text, err := os.ReadFile(page) //nolint:gosec // a page of this repository
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, heading := map[string]map[string]bool{}, ""
+	for line := range strings.Lines(string(text)) {
+		if h, ok := strings.CutPrefix(line, "## "); ok {
+			heading = strings.TrimSpace(h)
+		}
+		cells := strings.Split(line, "|")
+		if len(cells) < 3 || !strings.Contains(cells[1], "`") {
+			continue
+		}
+		if tables[heading] == nil {
+			tables[heading] = map[string]bool{}
+		}
+		for i, name := range strings.Split(cells[1], "`") {
+			if i%2 == 0 {
+				continue
+			}
+			if tables[heading][name] {
+				t.Errorf("%s has %s twice", page, name)
+			}
+			tables[heading][name] = true
+		}
+	}
+	return tables
+}
+
+// declared are the names that a declaration makes: of a method with its type's. Methods that the interfaces of errors
+// and printing want need no reason of their own.
+func declared(d ast.Decl) (names []string) {
+	switch d := d.(type) {
+	case *ast.FuncDecl:
+		if d.Recv == nil {
+			return []string{d.Name.Name}
+		}
+		switch d.Name.Name {
+		case "Error", "Unwrap", "String", "MarshalText", "MarshalJSON", "UnmarshalText", "UnmarshalJSON":
+			return nil
+		}
+		return []string{receiver(d) + "." + d.Name.Name}
+	case *ast.GenDecl:
+		for _, s := range d.Specs {
+			switch s := s.(type) {
+			case *ast.TypeSpec:
+				names = append(names, s.Name.Name)
+			case *ast.ValueSpec:
+				for _, n := range s.Names {
+					names = append(names, n.Name)
+				}
+			}
+		}
+	}
+	return names
+}
+
+// borrowed are the names of packages that a declaration uses, neither of the standard library nor of those that have a table.
+func borrowed(t *testing.T, file *ast.File, d ast.Decl) (names []string) {
+	imported := map[string]bool{}
+	for _, i := range file.Imports {
+		path, err := strconv.Unquote(i.Path.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimPrefix(path[strings.LastIndex(path, "/")+1:], "go-")
+		if i.Name != nil {
+			name = i.Name.Name
+		}
+		own, _ := strings.CutPrefix(path, "github.com/poqmesh/poq/")
+		imported[name] = strings.Contains(strings.Split(path, "/")[0], ".") && !slices.Contains(embedded, own)
+	}
+	ast.Inspect(d, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok {
+			if x, ok := sel.X.(*ast.Ident); ok && imported[x.Name] {
+				names = append(names, x.Name+"."+sel.Sel.Name)
+			}
+		}
+		return true
+	})
+	return names
 }
 
 // receiver is the name of the type that a method belongs to.

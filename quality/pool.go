@@ -14,19 +14,19 @@ import (
 // ErrClosed is returned by [Pool.Score] for a pair that a closed [Pool] doesn't know.
 var ErrClosed = errors.New("the judge's pool is closed")
 
-// DefaultEntries is how many scores a [Pool] remembers by default: about 10 MB.
-const DefaultEntries = 1 << 16
+// defaultEntries is how many scores a [Pool] remembers by default: about 10 MB.
+const defaultEntries = 1 << 16
 
-// DefaultWorkers is one less than [runtime.GOMAXPROCS], at least one, and no more than there are cores. Goroutines that compute keep a
+// defaultWorkers is one less than [runtime.GOMAXPROCS], at least one, and no more than there are cores. Goroutines that compute keep a
 // processor of the runtime for ten milliseconds at a time: if all were judging, a peer's message would wait that long (see
 // BenchmarkEchoBesideTheJudge). A program that sets GOMAXPROCS above the number of cores judges on all cores and leaves it to the
 // operating system to let short work pass, which it does within microseconds.
-func DefaultWorkers() int { return max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0)-1)) }
+func defaultWorkers() int { return max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0)-1)) }
 
 // PoolOptions bound what a [Pool] takes. The zero value is a good choice.
 type PoolOptions struct {
-	Workers int // pairs scored at a time; by default [DefaultWorkers]
-	Entries int // scores remembered, the least recently used goes first; by default [DefaultEntries]
+	Workers int // pairs scored at a time; by default one less than the processors that Go uses, and at least one
+	Entries int // scores remembered, the least recently used goes first; by default 65536
 }
 
 // Pool is the [Judge] that the peers of a process share. It scores at most a fixed number of pairs at a time, first come, first served;
@@ -63,10 +63,10 @@ type flight struct {
 // NewPool returns a pool that asks judge. It has no goroutines while nothing is being scored.
 func NewPool(judge Judge, o PoolOptions) *Pool {
 	if o.Workers <= 0 {
-		o.Workers = DefaultWorkers()
+		o.Workers = defaultWorkers()
 	}
 	if o.Entries <= 0 {
-		o.Entries = DefaultEntries
+		o.Entries = defaultEntries
 	}
 	scores, err := lru.New[pairKey, Score](o.Entries)
 	if err != nil {
