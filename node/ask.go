@@ -87,7 +87,7 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 	if strings.TrimSpace(prompt) == "" {
 		return nil, ErrEmptyPrompt
 	}
-	blob, err := encodeRequest(llm.Request{Prompt: prompt, Options: o.Options})
+	blob, err := EncodePrompt(llm.Request{Prompt: prompt, Options: o.Options})
 	switch {
 	case errors.Is(err, ErrNulPrompt):
 		return nil, err

@@ -31,7 +31,7 @@ func (n *Node) OwnOrders(from uint64) (orders []OwnOrder, next uint64, err error
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return nil, 0, fmt.Errorf("prompt of an own order: %w", err)
 		}
-		q, err := decodeRequest(blob)
+		q, err := decodePrompt(blob)
 		if err != nil {
 			return nil, 0, fmt.Errorf("prompt of an own order: %w", err)
 		}

@@ -16,8 +16,7 @@ import (
 // ErrNulPrompt: a prompt that begins so would be taken for one with options.
 var ErrNulPrompt = errors.New("the prompt begins with a NUL byte")
 
-// What an order's hash names is the prompt as it stands, or a block of options with the prompt. A block begins with these bytes:
-// a NUL, with which no prompt begins, and the version of what follows.
+// A block of options with a prompt begins with these bytes: a NUL, with which no prompt begins, and the version of what follows.
 var optionBlock = []byte{0, 1}
 
 // Bits for options whose zero is a wish too.
@@ -29,9 +28,10 @@ const (
 
 const thousand = 1000 // parts of one in which temperature and top_p travel
 
-// encodeRequest returns the bytes that an order names by their hash. One request has one encoding. The error is [ErrNulPrompt], or
-// an *[llm.OptionError].
-func encodeRequest(q llm.Request) ([]byte, error) {
+// EncodePrompt returns the bytes that an order names by their SHA-256: the prompt as it stands, or a block with the options that it
+// is ordered with. docs/protocol.md has its layout. One request has one encoding. The error is [ErrNulPrompt], or an
+// *[llm.OptionError].
+func EncodePrompt(q llm.Request) ([]byte, error) {
 	if len(q.Prompt) > 0 && q.Prompt[0] == 0 {
 		return nil, ErrNulPrompt
 	}
@@ -69,8 +69,8 @@ func encodeRequest(q llm.Request) ([]byte, error) {
 // thousandths rounds half away from zero: the same on every machine, as the product of two doubles is.
 func thousandths(v float64) uint16 { return uint16(math.Round(v * thousand)) }
 
-// decodeRequest reads what encodeRequest writes, and nothing else. The error wraps [crypto.ErrEncoding].
-func decodeRequest(blob []byte) (q llm.Request, err error) {
+// decodePrompt reads what EncodePrompt writes, and nothing else. The error wraps [crypto.ErrEncoding].
+func decodePrompt(blob []byte) (q llm.Request, err error) {
 	if len(blob) == 0 || blob[0] != optionBlock[0] {
 		return llm.Request{Prompt: string(blob)}, nil
 	}
@@ -96,7 +96,7 @@ func decodeRequest(blob []byte) (q llm.Request, err error) {
 		return llm.Request{}, err
 	}
 	// What can be written in one way only is read in that one only.
-	if again, err := encodeRequest(q); err != nil || !bytes.Equal(again, blob) {
+	if again, err := EncodePrompt(q); err != nil || !bytes.Equal(again, blob) {
 		return llm.Request{}, fmt.Errorf("%w: options of a prompt", crypto.ErrEncoding)
 	}
 	return q, nil
@@ -108,7 +108,7 @@ func (c *content) request(ctx context.Context, o ledger.Order) (llm.Request, err
 	if err != nil {
 		return llm.Request{}, fmt.Errorf("prompt: %w", err)
 	}
-	q, err := decodeRequest(blob)
+	q, err := decodePrompt(blob)
 	if err != nil {
 		return llm.Request{}, fmt.Errorf("prompt: %w", err)
 	}

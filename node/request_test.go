@@ -34,12 +34,12 @@ func TestRequestIsEncodedAsDocumented(t *testing.T) {
 			"0002" + "00000001" + "0a" + "00000005" + "557365723a" + "00000004" + "57686f3f"},
 		{llm.Request{Prompt: "Who?", Options: llm.Options{Temperature: new(0.0)}}, "0001" + "01" + "0000" + "0000" + "0000000000000000" + "00000000" + "00000000" + "0000" + "00000004" + "57686f3f"},
 	} {
-		got, err := encodeRequest(c.request)
+		got, err := EncodePrompt(c.request)
 		if err != nil || hex.EncodeToString(got) != c.want {
 			t.Errorf("%+v: %x, %v, want %s", c.request, got, err, c.want)
 		}
 	}
-	if _, err := encodeRequest(llm.Request{Prompt: "\x00\x01"}); !errors.Is(err, ErrNulPrompt) {
+	if _, err := EncodePrompt(llm.Request{Prompt: "\x00\x01"}); !errors.Is(err, ErrNulPrompt) {
 		t.Errorf("a prompt with a NUL first: %v", err)
 	}
 }
@@ -64,11 +64,11 @@ func TestRequestIsDecodedAsItWasEncoded(t *testing.T) {
 				q.Stop = append(q.Stop, strings.Repeat("é", 1+r.IntN(llm.MaxStop/2)))
 			}
 		})
-		b, err := encodeRequest(q)
+		b, err := EncodePrompt(q)
 		if err != nil {
 			t.Fatalf("%+v: %v", q, err)
 		}
-		if got, err := decodeRequest(b); err != nil || !reflect.DeepEqual(got, q) {
+		if got, err := decodePrompt(b); err != nil || !reflect.DeepEqual(got, q) {
 			t.Fatalf("got %+v, %v, want %+v", got, err, q)
 		}
 	}
@@ -76,7 +76,7 @@ func TestRequestIsDecodedAsItWasEncoded(t *testing.T) {
 
 // malformed are blobs that begin like a block and are none.
 func malformed(t testing.TB) (list [][]byte) {
-	whole, err := encodeRequest(everyOption())
+	whole, err := EncodePrompt(everyOption())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,14 +100,14 @@ func malformed(t testing.TB) (list [][]byte) {
 func TestMalformedRequestsAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, b := range malformed(t) {
-		if q, err := decodeRequest(b); !errors.Is(err, crypto.ErrEncoding) {
+		if q, err := decodePrompt(b); !errors.Is(err, crypto.ErrEncoding) {
 			t.Errorf("%x: %+v, %v", b, q, err)
 		}
 	}
 }
 
 func FuzzRequest(f *testing.F) {
-	whole, err := encodeRequest(everyOption())
+	whole, err := EncodePrompt(everyOption())
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -117,11 +117,11 @@ func FuzzRequest(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, blob []byte) {
-		q, err := decodeRequest(blob)
+		q, err := decodePrompt(blob)
 		if err != nil {
 			return
 		}
-		again, err := encodeRequest(q)
+		again, err := EncodePrompt(q)
 		if err != nil || !bytes.Equal(again, blob) {
 			t.Errorf("%x is read as %+v, which is written as %x, %v", blob, q, again, err)
 		}

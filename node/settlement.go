@@ -145,7 +145,7 @@ func Describe(g *ledger.Genesis, r *ledger.Receipt, t *Timeline, text func(crypt
 	d, o := ledger.Domain(g), r.Order.Statement
 	v := ledger.Derive(g, d, r.Task(), o, r.Seal.Value, r.Outcome.Reveals)
 	names := Names(g)
-	q, _ := decodeRequest([]byte(text(o.Prompt)))
+	q, _ := decodePrompt([]byte(text(o.Prompt)))
 	party := func(id ledger.AccountID) Party { return Party{id, names[id]} }
 	s := &Settlement{
 		Task: r.Task(), Chain: d.Chain, Outcome: v.Outcome.Kind, Payer: party(o.Payer), Nonce: o.Nonce, Prompt: q.Prompt, Options: q.Options,

@@ -174,6 +174,9 @@ func checkPrompt(p string) error {
 	if !utf8.ValidString(p) {
 		return usagef("the prompt is not valid UTF-8")
 	}
+	if strings.HasPrefix(p, "\x00") {
+		return usageError{node.ErrNulPrompt}
+	}
 	return nil
 }
 

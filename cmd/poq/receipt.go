@@ -13,6 +13,7 @@ import (
 
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
+	"github.com/poqmesh/poq/llm"
 	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/genesis"
 )
@@ -71,17 +72,26 @@ func newQuorum(c ledger.Certificate) *quorum {
 func receiptVerify(g *globals) *cobra.Command {
 	var path, prompt string
 	var answers []string
+	var wishes wishFlags
 	c := &cobra.Command{
 		Use: "verify FILE", Short: "Check a receipt and say what it proves; - reads stdin", Args: args(cobra.ExactArgs(1)),
 		Long: `Checks every signature, opens every commitment and settles the task again, with
-nothing but the genesis. Ends with exit code 1 if anything does not hold.`,
+nothing but the genesis. Ends with exit code 1 if anything does not hold.
+
+A prompt that was ordered with options, such as --temperature, is compared together with them;
+poq ledger task --json shows them.`,
 	}
 	c.Flags().StringVar(&path, "genesis", "", "genesis of the network: genesis.json of its directory, from somebody you trust")
 	c.Flags().StringVar(&prompt, "prompt", "", "file with a text that must be the task's prompt")
 	c.Flags().StringArrayVar(&answers, "answer", nil, "file with a text that must be one of its answers; may be repeated")
+	wishes.add(c)
 	c.RunE = func(c *cobra.Command, a []string) error {
 		if path == "" {
 			return usagef("--genesis is missing: a receipt is checked against the genesis of its network, genesis.json of its directory")
+		}
+		options, err := wishes.options(c)
+		if err != nil {
+			return err
 		}
 		rules, err := genesis.Read(path)
 		if err != nil {
@@ -91,7 +101,7 @@ nothing but the genesis. Ends with exit code 1 if anything does not hold.`,
 		if err != nil {
 			return err
 		}
-		v, err := judgeReceipt(rules, data, prompt, answers)
+		v, err := judgeReceipt(rules, data, prompt, options, answers)
 		switch {
 		case err != nil && !g.json:
 			return fmt.Errorf("the receipt is not valid: %w", err)
@@ -108,7 +118,7 @@ nothing but the genesis. Ends with exit code 1 if anything does not hold.`,
 }
 
 // judgeReceipt checks a receipt's file, and texts that must belong to it.
-func judgeReceipt(g *ledger.Genesis, file []byte, prompt string, answers []string) (*verdict, error) {
+func judgeReceipt(g *ledger.Genesis, file []byte, prompt string, options llm.Options, answers []string) (*verdict, error) {
 	begin := time.Now()
 	r, err := ledger.NewVerifier(g).ReceiptFile(file)
 	if err != nil {
@@ -118,30 +128,35 @@ func judgeReceipt(g *ledger.Genesis, file []byte, prompt string, answers []strin
 		Lock: newQuorum(r.Lock), Seal: newQuorum(r.Seal.Votes), Settle: newQuorum(r.Settle), PromptHash: &r.Order.Statement.Prompt}
 	v.Signatures = 1 + len(r.Seal.Value) + len(v.Lock.Signers) + len(v.Seal.Signers) + len(v.Settle.Signers)
 	texts := map[crypto.Hash]string{}
-	add := func(path, what string, belongs func(crypto.Hash) bool) error {
+	add := func(path, what string, encode func(text []byte) ([]byte, error), belongs func(crypto.Hash) bool) error {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			return fmt.Errorf("reading the %s: %w", what, err)
 		}
-		h := crypto.Sum(text)
-		if !belongs(h) {
-			// An editor's newline at the end is the usual reason.
-			if h = crypto.Sum(bytes.TrimSuffix(text, []byte("\n"))); !belongs(h) {
-				return fmt.Errorf("%s is no %s of this task: its SHA-256 %s does not stand in the receipt", path, what, crypto.Sum(text))
+		for _, t := range [][]byte{text, bytes.TrimSuffix(text, []byte("\n"))} { // an editor may have put a newline at the end
+			b, err := encode(t)
+			if err != nil {
+				return fmt.Errorf("%s: %w", path, err)
 			}
-			text = bytes.TrimSuffix(text, []byte("\n"))
+			if h := crypto.Sum(b); belongs(h) {
+				texts[h] = string(b)
+				return nil
+			}
 		}
-		texts[h] = string(text)
-		return nil
+		return fmt.Errorf("%s is no %s of this task: its SHA-256 %s does not stand in the receipt", path, what, crypto.Sum(text))
 	}
 	if prompt != "" {
-		if err := add(prompt, "prompt", func(h crypto.Hash) bool { return h == r.Order.Statement.Prompt }); err != nil {
-			return nil, err
+		withOptions := func(text []byte) ([]byte, error) {
+			return node.EncodePrompt(llm.Request{Prompt: string(text), Options: options})
+		}
+		err := add(prompt, "prompt", withOptions, func(h crypto.Hash) bool { return h == r.Order.Statement.Prompt })
+		if err != nil {
+			return nil, fmt.Errorf("%w; give the options that it was ordered with, and no others", err)
 		}
 	}
 	s := node.Describe(g, r, nil, func(crypto.Hash) string { return "" })
 	for _, path := range answers {
-		err := add(path, "answer", func(h crypto.Hash) bool {
+		err := add(path, "answer", func(text []byte) ([]byte, error) { return text, nil }, func(h crypto.Hash) bool {
 			for _, a := range s.Answers {
 				if a.Hash == h {
 					return true
