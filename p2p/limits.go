@@ -22,6 +22,10 @@ const (
 	validateTimeout = 2 * time.Second
 	// outboundQueue is per peer; an RPC that does not fit is lost until a heartbeat's gossip repairs it.
 	outboundQueue = 512
+	// gossipBatch is how many bytes of RPCs may wait for an earlier write to a peer; a larger RPC waits alone. A write may take
+	// half of gossipWrite at least, and all of it at most.
+	gossipBatch = 32 << 10
+	gossipWrite = 30 * time.Second
 	// subscriptionQueue is per topic: as many as may come out of Validate while Handle waits for a disk.
 	subscriptionQueue = validateQueue
 	// seenTTL is the library's default too.

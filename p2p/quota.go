@@ -146,9 +146,9 @@ func controlSize(rpc *pubsub.RPC) int {
 	return n
 }
 
-// gossipHost is the host as gossipsub sees it: what it reads of a peer comes no faster than the peer's quota of bytes
-// allows, so that decoding what one sends leaves time for the others, and bytes that it can't make sense of
-// are held against the peer.
+// gossipHost is the host as gossipsub sees it. What it writes to a peer goes out in batches. What it reads of a peer
+// comes no faster than the peer's quota of bytes allows, so that decoding what one sends leaves time for the others,
+// and bytes that it can't make sense of are held against the peer.
 type gossipHost struct {
 	host.Host
 	standings *standings
@@ -161,6 +161,14 @@ func (g gossipHost) SetStreamHandler(id protocol.ID, handle network.StreamHandle
 
 func (g gossipHost) SetStreamHandlerMatch(id protocol.ID, match func(protocol.ID) bool, handle network.StreamHandler) {
 	g.Host.SetStreamHandlerMatch(id, match, g.wrap(handle))
+}
+
+func (g gossipHost) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
+	s, err := g.Host.NewStream(ctx, p, ids...)
+	if err != nil {
+		return nil, err
+	}
+	return newBatchStream(s), nil
 }
 
 func (g gossipHost) wrap(handle network.StreamHandler) network.StreamHandler {
