@@ -30,6 +30,10 @@ type extra struct {
 	Winner     node.Party
 	Receipt    string
 	Candidates []struct{ Rank int }
+	Streamed   *struct {
+		Worker node.Party
+		Won    bool
+	}
 }
 
 func readExtra(t *testing.T, raw string) (e extra) {
@@ -92,6 +96,19 @@ func TestClientOfOpenAIAsksTheNetwork(t *testing.T) {
 	}
 	asking.Wait()
 
+	live := c.Chat.Completions.NewStreaming(ctx, aboutPassage("What was the lighthouse built of?"), option.WithJSONSet("poq.stream", "fastest"))
+	defer live.Close()
+	text, verdict := "", extra{}
+	for live.Next() {
+		chunk := live.Current()
+		if text += chunk.Choices[0].Delta.Content; chunk.JSON.ExtraFields["poq"].Valid() {
+			verdict = readExtra(t, chunk.RawJSON())
+		}
+	}
+	if err := live.Err(); err != nil || text == "" || len(verdict.Candidates) != 2 || verdict.Streamed == nil || verdict.Streamed.Won != (verdict.Streamed.Worker == verdict.Winner) {
+		t.Errorf("the fastest wrote %q, and the verdict is %+v: %v", text, verdict, err)
+	}
+
 	plain, err := c.Completions.New(ctx, openai.CompletionNewParams{Model: "poq-best", Prompt: openai.CompletionNewParamsPromptUnion{OfString: openai.String("What is the tower today?\n\n" + passage)}})
 	if err != nil || !strings.Contains(plain.Choices[0].Text, "museum") {
 		t.Errorf("completion: %+v, %v", plain, err)
@@ -113,7 +130,7 @@ func TestClientOfOpenAIAsksTheNetwork(t *testing.T) {
 	if !errors.As(err, &bad) || bad.StatusCode != http.StatusServiceUnavailable || bad.Code != "no_workers" || tries != 1 {
 		t.Errorf("a question that nobody answers, after %d tries: %v", tries, err)
 	}
-	n.checkLedgers(12)
+	n.checkLedgers(13)
 }
 
 func TestPayerWithItsOwnProcessServesTheAPI(t *testing.T) {
@@ -123,6 +140,10 @@ func TestPayerWithItsOwnProcessServesTheAPI(t *testing.T) {
 	got, err := c.Chat.Completions.New(t.Context(), aboutPassage("Who built the lighthouse on Gull Rock?"))
 	if err != nil || !strings.Contains(got.Choices[0].Message.Content, "Marta Lindqvist") {
 		t.Errorf("%+v, %v", got, err)
+	}
+	r := u.poq("ask", "--stream", "--dir", n.card.Dir, "When was the lighthouse built?\n\n"+passage).ok()
+	if !strings.Contains(r.stdout, "1871") || strings.Contains(r.stdout, "RANK") || !strings.Contains(r.stderr, "RANK") || !strings.Contains(r.stderr, "the text above won") {
+		t.Errorf("the text:\n%s\nthe rest:\n%s", r.stdout, r.stderr)
 	}
 }
 

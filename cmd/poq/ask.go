@@ -27,6 +27,7 @@ func newAsk(g *globals) *cobra.Command {
 	var answerTimeout, scoreTimeout time.Duration
 	var wishes wishFlags
 	var batch batchFlags
+	var stream bool
 	c := &cobra.Command{
 		Use:   "ask PROMPT | --batch FILE",
 		Short: "Ask the network, and see how the answers were judged and paid",
@@ -34,6 +35,7 @@ func newAsk(g *globals) *cobra.Command {
 		Example: `  poq ask "Who wrote Pride and Prejudice, and when was it published?"
   cat article.txt | poq ask --file - "Summarise this article in two sentences."
   poq ask --fee 2.5 --max-answers 2 --json "Name three rivers in Peru." | jq .answers[0].text
+  poq ask --stream "How does a lighthouse work?"
   poq ask --temperature 0 --max-tokens 40 --stop . "Name a river in Peru."
   poq ask --batch prompts.jsonl --cost-limit 50 > results.jsonl
   poq ask --batch prompts.jsonl --out results.jsonl`,
@@ -50,11 +52,18 @@ func newAsk(g *globals) *cobra.Command {
 	c.Flags().IntVar(&answers, "max-answers", 0, fmt.Sprintf("answers to judge, 1 to %d (default: one for each worker of a devnet, else for each that the peer is connected to, at most %d)", ledger.MaxAnswers, node.DefaultMaxAnswers))
 	c.Flags().DurationVar(&answerTimeout, "answer-timeout", node.DefaultAnswerTimeout, "how long workers may take")
 	c.Flags().DurationVar(&scoreTimeout, "score-timeout", 0, "how long workers and judges together may take (default twice the answer timeout, at least 1m)")
+	c.Flags().BoolVar(&stream, "stream", false, "show the answer that begins first while it is written, and then how it was judged; workers learn which account is at your peer")
 	wishes.add(c)
 	batch.add(c)
 	c.RunE = func(c *cobra.Command, a []string) error {
 		if err := batch.check(c, a); err != nil {
 			return err
+		}
+		switch {
+		case stream && batch.file != "":
+			return usagef("--stream shows one answer: not with --batch")
+		case stream && g.json:
+			return usagef("--stream shows text as it is written: not with --json")
 		}
 		options, err := wishes.options(c)
 		if err != nil {
@@ -63,7 +72,7 @@ func newAsk(g *globals) *cobra.Command {
 		terms := control.AskRequest{
 			Fee: ledger.Amount(fee), MaxAnswers: answers,
 			AnswerTimeoutMS: answerTimeout.Milliseconds(), ScoreTimeoutMS: scoreTimeout.Milliseconds(),
-			Options: options,
+			Options: options, Stream: stream,
 		}
 		if batch.file == "" {
 			if terms.Prompt, err = readPrompt(c.InOrStdin(), a[0], file); err != nil {
@@ -93,8 +102,9 @@ func newAsk(g *globals) *cobra.Command {
 			return batch.run(c, g, client, terms)
 		}
 		line := newStageLine(c.ErrOrStderr(), validators, workers, answerTimeout)
-		s, err := client.Ask(c.Context(), terms, line.step)
-		line.end()
+		text := newStreamed(c.OutOrStdout(), line)
+		s, err := client.Ask(c.Context(), terms, text.step)
+		text.end()
 		if c.Context().Err() != nil && !line.task.IsZero() {
 			return fmt.Errorf("interrupted: the order stands and is paid; look later with poq ledger task %s", line.task.Short())
 		}
@@ -103,6 +113,9 @@ func newAsk(g *globals) *cobra.Command {
 		}
 		if g.json {
 			return printJSON(c.OutOrStdout(), s)
+		}
+		if text.begun() {
+			return text.verdict(c.ErrOrStderr(), s)
 		}
 		printSettlement(c.OutOrStdout(), s)
 		return nil
@@ -270,6 +283,11 @@ func printSettlement(w io.Writer, s *node.Settlement) {
 	default:
 		fmt.Fprintf(w, "\nToo few validators judged the answers.\n\n")
 	}
+	printVerdict(w, s)
+}
+
+// printVerdict shows how the answers were judged and paid.
+func printVerdict(w io.Writer, s *node.Settlement) {
 	printTables(w, s)
 	for _, d := range s.Declined {
 		fmt.Fprintf(w, "%s declined: %s\n", partyName(d.Worker), d.Reason)

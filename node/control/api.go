@@ -52,6 +52,7 @@ type AskRequest struct {
 	MaxAnswers      int           `json:"max_answers,omitempty"`
 	AnswerTimeoutMS int64         `json:"answer_timeout_ms,omitempty"`
 	ScoreTimeoutMS  int64         `json:"score_timeout_ms,omitempty"`
+	Stream          bool          `json:"stream,omitempty"` // steps tell what workers write, too: "text" and "told"
 	llm.Options
 }
 
@@ -62,13 +63,15 @@ type AskUpdate struct {
 	Error      *Error           `json:"error,omitempty"`
 }
 
-// Step is a step of a task as the asking node saw it.
+// Step is a step of a task as the asking node saw it, or a piece of what a worker writes.
 type Step struct {
-	Task   ledger.TaskID `json:"task"`
-	Step   string        `json:"step"`
-	TimeUS int64         `json:"time_us"` // since the request
-	Worker string        `json:"worker,omitempty"`
-	Reason string        `json:"reason,omitempty"`
+	Task    ledger.TaskID    `json:"task"`
+	Step    string           `json:"step"`
+	TimeUS  int64            `json:"time_us"` // since the request
+	Worker  string           `json:"worker,omitempty"`
+	Reason  string           `json:"reason,omitempty"` // of declining; of "told": why there is no answer
+	Account ledger.AccountID `json:"account,omitzero"` // the worker's, of "text" and "told"
+	Text    string           `json:"text,omitempty"`   // of "text": what follows on the worker's last piece
 }
 
 // NewStep describes an event of a request that began at a moment; names are those of accounts.
@@ -78,6 +81,18 @@ func NewStep(e node.Event, begin time.Time, names map[ledger.AccountID]string) S
 		if s.Worker = names[e.Worker]; s.Worker == "" {
 			s.Worker = e.Worker.Short()
 		}
+	}
+	return s
+}
+
+// newPiece describes a piece of a worker's text, or its end.
+func newPiece(task ledger.TaskID, p node.Piece, begin time.Time) Step {
+	s := Step{Task: task, Step: "text", TimeUS: time.Since(begin).Microseconds(), Worker: p.Worker.Name, Account: p.Worker.Account, Text: p.Text, Reason: p.Failed}
+	if s.Worker == "" {
+		s.Worker = p.Worker.Account.Short()
+	}
+	if p.Last {
+		s.Step = "told"
 	}
 	return s
 }

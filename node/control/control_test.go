@@ -130,6 +130,26 @@ func code(err error) Code {
 	return Code(fmt.Sprintf("%T %v", err, err))
 }
 
+func TestClientReadsWhatWorkersWrite(t *testing.T) {
+	newUser(t)
+	network(t)
+	var text, end string
+	got, err := dial(t, "").Ask(soon(t), AskRequest{Prompt: "héllo", MaxAnswers: 1, Stream: true}, func(st Step) {
+		switch {
+		case st.Step != "text" && st.Step != "told":
+		case st.Worker != "worker-1" || st.Account.IsZero() || st.Task.IsZero():
+			t.Errorf("%+v", st)
+		case st.Step == "text":
+			text += st.Text
+		default:
+			end += "told " + st.Reason
+		}
+	})
+	if err != nil || text != "you said héllo" || end != "told " || got.Answers[0].Text != text {
+		t.Errorf("read %q, and %q at the end: %+v, %v", text, end, got, err)
+	}
+}
+
 func TestClientGetsWhatTheNodesKnow(t *testing.T) {
 	newUser(t)
 	s, d := network(t)

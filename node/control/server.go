@@ -229,23 +229,32 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 	}
 	names := node.Names(p.Node.Genesis())
 	out, begin := json.NewEncoder(w), time.Now()
+	var sending sync.Mutex
 	send := func(u AskUpdate) {
+		sending.Lock()
+		defer sending.Unlock()
 		if out.Encode(u) == nil { // a client that left ends r's context
 			_ = http.NewResponseController(w).Flush()
 		}
 	}
 	task, err := p.Node.Order(r.Context(), q.Prompt, node.AskOptions{
-		Fee: q.Fee, MaxAnswers: q.MaxAnswers, Options: q.Options,
+		Fee: q.Fee, MaxAnswers: q.MaxAnswers, Options: q.Options, Listen: q.Stream,
 		AnswerTimeout: time.Duration(q.AnswerTimeoutMS) * time.Millisecond, ScoreTimeout: time.Duration(q.ScoreTimeoutMS) * time.Millisecond,
 	})
 	if err != nil {
 		replyError(w, err)
 		return
 	}
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		for p := range task.Text() {
+			send(AskUpdate{Step: new(newPiece(task.ID, p, begin))})
+		}
+	})
 	for e := range task.Events() {
-		st := NewStep(e, begin, names)
-		send(AskUpdate{Step: &st})
+		send(AskUpdate{Step: new(NewStep(e, begin, names))})
 	}
+	telling.Wait()
 	settlement, err := task.Wait()
 	if err != nil {
 		send(AskUpdate{Error: toError(err)})
