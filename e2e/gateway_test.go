@@ -101,8 +101,9 @@ func TestClientOfOpenAIAsksTheNetwork(t *testing.T) {
 	text, verdict := "", extra{}
 	for live.Next() {
 		chunk := live.Current()
-		if text += chunk.Choices[0].Delta.Content; chunk.JSON.ExtraFields["poq"].Valid() {
-			verdict = readExtra(t, chunk.RawJSON())
+		text += chunk.Choices[0].Delta.Content
+		if e := readExtra(t, chunk.RawJSON()); e.Task != "" {
+			verdict = e
 		}
 	}
 	if err := live.Err(); err != nil || text == "" || len(verdict.Candidates) != 2 || verdict.Streamed == nil || verdict.Streamed.Won != (verdict.Streamed.Worker == verdict.Winner) {

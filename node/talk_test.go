@@ -12,6 +12,7 @@ import (
 
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/llm"
+	"github.com/poqmesh/poq/llm/pool"
 	"github.com/poqmesh/poq/p2p"
 )
 
@@ -135,6 +136,21 @@ func TestTextIsToldAsFarAsItIsAnswered(t *testing.T) {
 	texts, _ := hears(task)
 	got, err := task.Wait()
 	if err != nil || texts["worker-1"] != "one, two" || got.Answers[0].Text != "one, two" || got.Answers[0].Changed || got.Answers[0].Told != (Told{Stop: llm.StopEnd, PromptTokens: 3}) {
+		t.Errorf("told %q, settled as %+v, %v", texts, got, err)
+	}
+}
+
+func TestEngineThatFailsWhileItWritesIsReplacedByAnother(t *testing.T) {
+	t.Parallel()
+	fails := writer(func(_ context.Context, _ string, emit func(string)) (*llm.Answer, error) {
+		emit("half of")
+		return nil, errors.New("cut off")
+	})
+	s := startSwarm(t, 1, pool.New(pool.Member{Engine: fails}, pool.Member{Engine: says("the answer")}))
+	task := s.order("q", AskOptions{MaxAnswers: 1})
+	texts, ends := hears(task)
+	got, err := task.Wait()
+	if err != nil || len(got.Answers) != 1 || got.Answers[0].Text != "the answer" || !got.Answers[0].Changed || texts["worker-1"] != "half of" || ends["worker-1"].Failed != "" {
 		t.Errorf("told %q, settled as %+v, %v", texts, got, err)
 	}
 }

@@ -178,7 +178,7 @@ func (w *worker) ask(ctx context.Context, q llm.Request, emit func(string)) (*ll
 		text := llm.TextStream{Emit: emit, Stop: q.Stop}
 		emit = func(piece string) { text.Write(piece) }
 	}
-	a, err := w.node.cfg.engine.Generate(ctx, q, emit)
+	a, err := w.try(ctx, q, emit)
 	if err != nil {
 		return nil, err
 	}
@@ -194,6 +194,24 @@ func (w *worker) ask(ctx context.Context, q llm.Request, emit func(string)) (*ll
 		return nil, &llm.DeclineError{Reason: "the answer came out garbled"}
 	}
 	return a, nil
+}
+
+// try asks the engine. A pool has no other member go on where one failed that had begun, since what was told can't be taken
+// back; but the answer matters more than that: it is made anew, and told to be another text.
+func (w *worker) try(ctx context.Context, q llm.Request, emit func(string)) (*llm.Answer, error) {
+	e, begun := w.node.cfg.engine, false
+	a, err := e.Generate(ctx, q, func(piece string) {
+		begun = true
+		if emit != nil {
+			emit(piece)
+		}
+	})
+	if _, several := e.(*pool.Pool); err != nil && begun && several && ctx.Err() == nil {
+		if another, failed := e.Generate(ctx, q, nil); failed == nil {
+			return another, nil
+		}
+	}
+	return a, err
 }
 
 // reason makes the one printable line with which a worker declines. Failures of the engine are told in
