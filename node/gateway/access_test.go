@@ -156,8 +156,7 @@ func TestOrderCountsThoughItsClientLeft(t *testing.T) {
 	dir := t.TempDir()
 	secret, k := newKey(t, dir, "web", ledger.Credit, 0)
 	e, asked, let := slow()
-	w := watched{network(t, e), make(chan error, 1)}
-	url := serve(t, w, gateway.WithKeys(dir)).URL()
+	url := serve(t, network(t, e), gateway.WithKeys(dir)).URL()
 	ctx, leave := context.WithCancel(t.Context())
 	gone := make(chan struct{})
 	go func() {
@@ -176,26 +175,24 @@ func TestOrderCountsThoughItsClientLeft(t *testing.T) {
 	<-asked
 	leave()
 	<-gone
-	<-w.returned
-	if got := spent(t, dir, k); got != (apikeys.Usage{Reserved: ledger.Credit}) {
-		t.Errorf("while the task is open: %+v", got)
-	}
+	awaitSpent(t, dir, k, func(u apikeys.Usage) bool { return u == apikeys.Usage{Reserved: ledger.Credit} })
 	if status, _, _ := askWith(t, url, secret, asking); status != http.StatusPaymentRequired {
 		t.Errorf("the fee is free again: %d", status)
 	}
 	close(let)
-	late := time.After(time.Minute)
-	for tick := time.NewTicker(10 * time.Millisecond); ; {
-		if got := spent(t, dir, k); got.Reserved == 0 {
-			if got.Spent == 0 || got.Spent >= ledger.Credit {
-				t.Errorf("%+v", got)
-			}
-			return
-		}
+	awaitSpent(t, dir, k, func(u apikeys.Usage) bool { return u.Reserved == 0 && u.Spent > 0 && u.Spent < ledger.Credit })
+}
+
+// awaitSpent waits until a key has spent what it should.
+func awaitSpent(t *testing.T, dir string, k apikeys.Key, should func(apikeys.Usage) bool) {
+	t.Helper()
+	late, tick := time.After(time.Minute), time.NewTicker(10*time.Millisecond)
+	defer tick.Stop()
+	for !should(spent(t, dir, k)) {
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatal("the task never counts")
+			t.Fatalf("it has spent %+v", spent(t, dir, k))
 		}
 	}
 }
