@@ -91,6 +91,7 @@ func nodeLibrary(t *testing.T) string {
 // TestClientsInOtherLanguagesAskTheNetwork runs OpenAI's libraries for Python and Node, whose programs in testdata/clients check
 // what they get.
 func TestClientsInOtherLanguagesAskTheNetwork(t *testing.T) {
+	t.Parallel()
 	u := newUser(t)
 	n := u.devnet("--engine", "extract", "--workers", "2")
 	key := "none"
