@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"strings"
 
 	"github.com/poqmesh/poq/crypto"
 )
@@ -83,6 +84,10 @@ func (a Answer) check(*Genesis) error {
 	return checkWorker(a.Worker)
 }
 
+// NoModel begins the reason of a worker that has not got the model asked for. A payer does not count on such workers, so
+// they take nobody's place.
+const NoModel = "no such model"
+
 // Decline says that a worker will not answer, and why. It moves no money: it saves the others
 // from waiting.
 type Decline struct {
@@ -90,6 +95,9 @@ type Decline struct {
 	Worker AccountID
 	Reason string // one printable line of at most MaxReason bytes
 }
+
+// takesPlace says whether the order wants one answer less to wait for.
+func (d Decline) takesPlace() bool { return !strings.HasPrefix(d.Reason, NoModel) }
 
 func (Decline) kind() crypto.Kind { return kindDecline }
 func (d Decline) append(b []byte) []byte {

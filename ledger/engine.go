@@ -115,8 +115,8 @@ type task struct {
 	locks tally // lock votes
 	lock  Certificate
 
-	commits  map[AccountID]crypto.Hash // commitments to answers that came in time
-	declined map[AccountID]bool
+	commits  map[AccountID]crypto.Hash    // commitments to answers that came in time
+	declined map[AccountID]bool           // and whether that takes a place
 	early    map[AccountID]*AnswerMessage // answers that overtook their commitment
 	closed   bool
 	shown    bool                   // no more answers are waited for
@@ -657,10 +657,11 @@ func (e *Engine) onAnswerCommit(t *task, m *Signed[AnswerCommit]) {
 func (e *Engine) onDecline(t *task, m *Signed[Decline]) {
 	d := m.Statement
 	_, answers := t.commits[d.Worker]
-	if answers || t.closed || t.declined[d.Worker] || len(t.declined) >= MaxAnswers {
+	_, again := t.declined[d.Worker]
+	if answers || t.closed || again || len(t.declined) >= MaxAnswers {
 		return
 	}
-	t.declined[d.Worker] = true
+	t.declined[d.Worker] = d.takesPlace()
 	t.said = append(t.said, m)
 	e.host.Observe(Progress{Task: t.id, Step: Declined, Worker: d.Worker, Reason: d.Reason})
 	e.closeIfFull(t)
@@ -669,7 +670,13 @@ func (e *Engine) onDecline(t *task, m *Signed[Decline]) {
 // closeIfFull spares everybody the wait for the deadline once as many workers have spoken as the
 // order wants answers. Workers that decline can't end a task on their own.
 func (e *Engine) closeIfFull(t *task) {
-	if len(t.commits) > 0 && len(t.commits)+len(t.declined) >= int(t.order.Statement.MaxAnswers) {
+	spoken := len(t.commits)
+	for _, place := range t.declined {
+		if place {
+			spoken++
+		}
+	}
+	if len(t.commits) > 0 && spoken >= int(t.order.Statement.MaxAnswers) {
 		e.close(t)
 	}
 }

@@ -175,11 +175,13 @@ func TestAnswerWithoutTimelyCommitmentIsNotScored(t *testing.T) {
 func TestDeclinesCloseEarlyButNeverAlone(t *testing.T) {
 	for name, c := range map[string]struct {
 		answers, declines int
+		reason            string
 		early             bool
 	}{
-		"answer and declines":  {1, 2, true},
-		"only declines":        {0, 3, false},
-		"one is still missing": {1, 1, false},
+		"answer and declines":   {1, 2, "busy", true},
+		"only declines":         {0, 3, "busy", false},
+		"one is still missing":  {1, 1, "busy", false},
+		"others lack the model": {1, 2, NoModel + ": small", false},
 	} {
 		s := newSwarm(t, 4, 7)
 		id, order := s.order(0, TaskID{}, Credit, 3)
@@ -189,7 +191,7 @@ func TestDeclinesCloseEarlyButNeverAlone(t *testing.T) {
 		}
 		for w := c.answers; w < c.answers+c.declines; w++ {
 			s.after(30*time.Millisecond, func() {
-				s.gossip(4, new(Sign(s.domain, s.workers[w], Decline{id, s.workers[w].Public(), "busy"})))
+				s.gossip(4, new(Sign(s.domain, s.workers[w], Decline{id, s.workers[w].Public(), c.reason})))
 			})
 		}
 		s.run(900 * time.Millisecond) // the answer deadline is at 1 s

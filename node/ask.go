@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,7 +101,7 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 		o.Fee = max(DefaultFee, n.genesis.MinFee)
 	}
 	if o.MaxAnswers == 0 {
-		o.MaxAnswers = n.likelyAnswers()
+		o.MaxAnswers = n.likelyAnswers(o.Model)
 	}
 	if o.AnswerTimeout == 0 {
 		o.AnswerTimeout = DefaultAnswerTimeout
@@ -121,6 +122,9 @@ func (n *Node) newOrder(prompt string, o AskOptions) (*ledger.OrderMessage, erro
 		return nil, fmt.Errorf("%w: a fee of %s credits, the network takes %s or more", ErrBadOption, ledger.FormatAmount(int64(o.Fee)), ledger.FormatAmount(int64(n.genesis.MinFee)))
 	case o.AnswerTimeout < ledger.MinDeadline || o.AnswerTimeout > o.ScoreTimeout || o.ScoreTimeout > ledger.MaxDeadline:
 		return nil, fmt.Errorf("%w: deadlines of %v and %v, want %v to %v in this order", ErrBadOption, o.AnswerTimeout, o.ScoreTimeout, ledger.MinDeadline, ledger.MaxDeadline)
+	}
+	if err := n.checkModel(o.Model); err != nil {
+		return nil, err
 	}
 	m, err := n.signOrder(blob, o)
 	if err != nil {
@@ -165,8 +169,11 @@ func (n *Node) signOrder(blob []byte, o AskOptions) (*ledger.OrderMessage, error
 // likelyAnswers is how many answers are worth waiting for: a task that asks for more than there are workers stays open
 // until its answer deadline. One that asks for fewer has them race for the places, and those that validators see in
 // another order may be judged by too few.
-func (n *Node) likelyAnswers() int {
+func (n *Node) likelyAnswers(model string) int {
 	offers, all := n.workersInSight()
+	if model != "" {
+		offers = slices.DeleteFunc(offers, func(names []string) bool { return !slices.Contains(names, model) })
+	}
 	if !all || len(offers) == 0 { // or they may be behind others
 		return DefaultMaxAnswers
 	}

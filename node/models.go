@@ -3,7 +3,10 @@ package node
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/p2p"
@@ -31,6 +34,43 @@ func (n *Node) Models() []ModelCount {
 	}
 	slices.SortFunc(list, func(a, b ModelCount) int { return cmp.Compare(a.Model, b.Model) })
 	return list
+}
+
+// ErrNoModel says that no worker in sight has the model that was asked for: nothing was ordered. Ask's error is a *[ModelError].
+var ErrNoModel = errors.New(ledger.NoModel)
+
+// ModelError says which models there are instead of the one that was asked for.
+type ModelError struct {
+	Model string
+	Have  []ModelCount // see Node.Models
+}
+
+// maxModelsNamed bounds the models in an error: strangers name them.
+const maxModelsNamed = 16
+
+// Error names the models.
+func (e *ModelError) Error() string {
+	names := make([]string, 0, maxModelsNamed)
+	for _, m := range e.Have[:min(len(e.Have), maxModelsNamed)] {
+		names = append(names, m.Model)
+	}
+	text := fmt.Sprintf("%v: %s; there are %s", ErrNoModel, e.Model, strings.Join(names, ", "))
+	if more := len(e.Have) - len(names); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+// Unwrap returns ErrNoModel.
+func (*ModelError) Unwrap() error { return ErrNoModel }
+
+// checkModel returns a *ModelError if no worker in sight has a model, though there are some, and all say what they have.
+func (n *Node) checkModel(model string) error {
+	offers, all := n.workersInSight()
+	if model == "" || !all || len(offers) == 0 || slices.ContainsFunc(offers, func(names []string) bool { return len(names) == 0 || slices.Contains(names, model) }) {
+		return nil
+	}
+	return &ModelError{model, n.Models()}
 }
 
 // workersInSight returns the names that each worker announces, and whether all peers that hear of orders have said what they do. A
@@ -77,7 +117,7 @@ func (w *worker) findModels(ctx context.Context) {
 	n := w.node
 	if f, ok := n.cfg.engine.(interface{ FindModels(context.Context) error }); ok {
 		if err := f.FindModels(ctx); err != nil && ctx.Err() == nil {
-			n.log.Warn("the models of an engine are not known yet", "error", err)
+			n.heard.Warn("the models of an engine are not known yet", "error", err)
 		}
 	}
 	w.announce()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -156,6 +157,12 @@ func (w *worker) generate(ctx context.Context, o ledger.Order, emit func(string)
 		return nil, fmt.Errorf("%w: %w", &llm.DeclineError{Reason: "the prompt is malformed"}, err)
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", &llm.DeclineError{Reason: "the prompt could not be fetched"}, err)
+	}
+	if q.Model != "" && !slices.Contains(w.node.cfg.engine.Models(), q.Model) {
+		w.findModels(ctx) // of a server that was down
+		if !slices.Contains(w.node.cfg.engine.Models(), q.Model) {
+			return "", &llm.DeclineError{Reason: ledger.NoModel + ": " + q.Model}
+		}
 	}
 	if w.turn != nil {
 		select {

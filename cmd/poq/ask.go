@@ -37,6 +37,7 @@ func newAsk(g *globals) *cobra.Command {
   poq ask --fee 2.5 --max-answers 2 --json "Name three rivers in Peru." | jq .answers[0].text
   poq ask --stream "How does a lighthouse work?"
   poq ask --temperature 0 --max-tokens 40 --stop . "Name a river in Peru."
+  poq ask --model extract --file article.txt "When was it built?"
   poq ask --batch prompts.jsonl --cost-limit 50 > results.jsonl
   poq ask --batch prompts.jsonl --out results.jsonl`,
 		Args: args(func(c *cobra.Command, a []string) error {
@@ -89,7 +90,7 @@ func newAsk(g *globals) *cobra.Command {
 				workers++
 			}
 		}
-		if len(client.Status.Peers) > 1 && !c.Flags().Changed("max-answers") {
+		if len(client.Status.Peers) > 1 && !c.Flags().Changed("max-answers") && options.Model == "" {
 			terms.MaxAnswers = min(workers, ledger.MaxAnswers)
 		}
 		if n, err := client.Node(c.Context(), "", control.Look{}); err == nil { // else Ask says what is wrong

@@ -22,10 +22,10 @@ import (
 
 const batchHelp = `A batch (--batch FILE, - for stdin) has a prompt in each line: a JSON string, or an object
 
-  {"id": "a1", "prompt": "Who built it?", "fee": 2.5, "max_answers": 2, "temperature": 0}
+  {"id": "a1", "prompt": "Who built it?", "fee": 2.5, "max_answers": 2, "model": "small", "temperature": 0}
 
-of which only the prompt is needed. fee is in credits; temperature, top_p, seed, max_tokens and stop
-(a list of texts) are as the flags are. What a line has stands above the flag. An id is any string or
+of which only the prompt is needed. fee is in credits; model, temperature, top_p, seed, max_tokens and
+stop (a list of texts) are as the flags are. What a line has stands above the flag. An id is any string or
 number, by default line- and the line's number; other fields are left alone. Each result is one line
 of JSON, in the order in which tasks settle:
 
@@ -88,6 +88,7 @@ type batchResult struct {
 type batch struct {
 	client      *control.Client
 	terms       control.AskRequest // for lines that say nothing else; the fee is set
+	counted     bool               // the answers wanted were given, not those of all workers
 	concurrency int
 	limit       ledger.Amount // 0: none
 	full        bool          // results have the settlement
@@ -376,8 +377,11 @@ func (b *batch) one(ctx, late context.Context, l batchLine) outcome {
 	q := b.terms
 	q.Prompt, q.Fee = l.prompt, b.fee(l)
 	q.Options = above(q.Options, l.wishes)
-	if l.maxAnswers > 0 {
+	switch {
+	case l.maxAnswers > 0:
 		q.MaxAnswers = l.maxAnswers
+	case q.Model != "" && !b.counted:
+		q.MaxAnswers = 0 // the peer knows how many have it
 	}
 	s, task, err := askOrLeave(ctx, b.client, q)
 	var remote *control.Error
@@ -568,6 +572,7 @@ func (p *progressLine) end() {
 // batchFlags are the flags of poq ask that need --batch.
 type batchFlags struct {
 	file, out   string
+	counted     bool // the answers wanted were given, not those of all workers
 	concurrency int
 	limit       credits
 }
@@ -656,7 +661,7 @@ func (f *batchFlags) run(c *cobra.Command, g *globals, client *control.Client, t
 	p := newProgressLine(c.ErrOrStderr(), len(lines), len(lines)-len(left))
 	p.failed, p.spent = failed, spent
 	b := &batch{
-		client: client, terms: terms, concurrency: f.concurrency, limit: ledger.Amount(f.limit), full: g.json, out: out, progress: p,
+		client: client, terms: terms, counted: c.Flags().Changed("max-answers"), concurrency: f.concurrency, limit: ledger.Amount(f.limit), full: g.json, out: out, progress: p,
 		wait: wait + lookGrace, spent: spent,
 	}
 	if hold != nil && len(left) > 0 {

@@ -15,10 +15,12 @@ type wishFlags struct {
 	temperature, topP float64
 	seed              int64
 	maxTokens         int
+	model             string
 	stop              []string
 }
 
 func (w *wishFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&w.model, "model", "", "only workers that have this model, or give this name to theirs, shall answer; poq status lists them (default any)")
 	c.Flags().Float64Var(&w.temperature, "temperature", 0, "how freely engines draw their words, 0 to 2; at 0 they take the likeliest (default as each engine is set)")
 	c.Flags().Float64Var(&w.topP, "top-p", 0, "draw from the likeliest words that together have this probability, 0 to 1 (default as each engine is set)")
 	c.Flags().Int64Var(&w.seed, "seed", 0, "draw the same each time (default as each engine is set)")
@@ -41,7 +43,7 @@ func (w *wishFlags) options(c *cobra.Command) (o llm.Options, err error) {
 	if given("max-tokens") && w.maxTokens < 1 {
 		return o, usagef("--max-tokens %d: want 1 or more", w.maxTokens)
 	}
-	o.MaxTokens, o.Stop = w.maxTokens, w.stop
+	o.Model, o.MaxTokens, o.Stop = w.model, w.maxTokens, w.stop
 	var bad *llm.OptionError
 	if errors.As(o.Check(), &bad) {
 		return o, usagef("--%s %s", strings.ReplaceAll(bad.Option, "_", "-"), bad.Reason)

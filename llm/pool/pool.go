@@ -1,6 +1,7 @@
 // Package pool makes one engine of several: the first that is well and takes the prompt answers. It bounds how many prompts each has
 // at a time and how many wait, and leaves an engine alone for a while that has failed.
 //
+//	a model is asked for             only engines that have it, or an alias of that name, are asked
 //	an engine declines               the next is asked
 //	an engine fails                  the next is asked; this one rests 5 s, and twice as long after each further failure, at most 2 minutes
 //	no text for 10 s, then out of time   counts as a failure too: the server hangs
@@ -146,7 +147,10 @@ func (p *Pool) FindModels(ctx context.Context) error {
 // declined, rest or are busy, it is a *[llm.DeclineError] with the reasons. A member that fails after it has emitted text is
 // the last that is asked: what was said can't be taken back.
 func (p *Pool) Generate(ctx context.Context, req llm.Request, emit func(string)) (*llm.Answer, error) {
-	left := slices.Clone(p.members)
+	left := slices.DeleteFunc(slices.Clone(p.members), func(m *member) bool { return !m.has(req.Model) })
+	if len(left) == 0 {
+		return nil, &llm.DeclineError{Reason: "no such model: " + req.Model}
+	}
 	var reasons []string
 	var failures []error
 	for len(left) > 0 {
@@ -159,7 +163,7 @@ func (p *Pool) Generate(ctx context.Context, req llm.Request, emit func(string))
 			break
 		}
 		begin, said := time.Now(), false
-		a, err := m.Generate(ctx, req, func(text string) {
+		a, err := m.Generate(ctx, m.own(req), func(text string) {
 			said = true
 			if emit != nil {
 				emit(text)
@@ -236,6 +240,19 @@ func take(ctx context.Context, left *[]*member) (m *member, reasons []string, er
 			return nil, nil, fmt.Errorf("stopped while waiting for %s: %w", m.Name(), context.Cause(ctx))
 		}
 	}
+}
+
+// has says whether the member may be asked for a model, any if it is "".
+func (m *member) has(model string) bool {
+	return model == "" || slices.Contains(m.aliases, model) || slices.Contains(m.Models(), model)
+}
+
+// own leaves an alias out of a request: the engine itself does not know it.
+func (m *member) own(req llm.Request) llm.Request {
+	if !slices.Contains(m.Models(), req.Model) {
+		req.Model = ""
+	}
+	return req
 }
 
 func (m *member) room() int64 { return m.queue - m.waiting.Load() }

@@ -17,6 +17,7 @@ import (
 type engine struct {
 	name  string
 	asked atomic.Int32
+	model *atomic.Pointer[string] // what it was last asked for, if set
 	do    func(ctx context.Context, prompt string, emit func(string)) error
 }
 
@@ -24,6 +25,9 @@ func (e *engine) Name() string     { return e.name }
 func (e *engine) Models() []string { return []string{e.name + "-1", "shared"} }
 func (e *engine) Generate(ctx context.Context, req llm.Request, emit func(string)) (*llm.Answer, error) {
 	e.asked.Add(1)
+	if e.model != nil {
+		e.model.Store(&req.Model)
+	}
 	if e.do != nil {
 		if err := e.do(ctx, req.Prompt, emit); err != nil {
 			return nil, err
@@ -303,9 +307,37 @@ func TestWhatWasSaidIsNotSaidAgainByAnother(t *testing.T) {
 	}
 }
 
+func TestPoolAsksMembersThatHaveTheModel(t *testing.T) {
+	var got atomic.Pointer[string]
+	named := func(name string, do func(context.Context, string, func(string)) error) *engine {
+		return &engine{name: name, do: do, model: &got}
+	}
+	fails := func(context.Context, string, func(string)) error { return errors.New("out of memory") }
+	for _, c := range []struct{ model, want, own string }{
+		{"", "a", ""},
+		{"a-1", "a", "a-1"},
+		{"b-1", "b", "b-1"},
+		{"shared", "a", "shared"},
+		{"class", "b", ""},
+		{"fast", "a", ""},
+		{"broken", "out of memory", ""},
+		{"none", "*no such model: none", "unasked"},
+		{"CLASS", "*no such model: CLASS", "unasked"},
+	} {
+		p := New(Member{Engine: named("a", nil), Aliases: []string{"fast"}}, Member{Engine: named("b", nil), Aliases: []string{"class"}},
+			Member{Engine: named("c", nil), Aliases: []string{"class", "fast"}}, Member{Engine: named("d", fails), Aliases: []string{"broken"}})
+		unasked := "unasked"
+		got.Store(&unasked)
+		answer := answerOf(p.Generate(t.Context(), llm.Request{Prompt: "q", Options: llm.Options{Model: c.model}}, nil))
+		if answer != c.want || *got.Load() != c.own {
+			t.Errorf("%q: got %q from an engine asked for %q, want %q, %q", c.model, answer, *got.Load(), c.want, c.own)
+		}
+	}
+}
+
 func TestPoolGoesByTheNamesOfItsMembers(t *testing.T) {
-	p := New(Member{Engine: &engine{name: "a"}}, Member{Engine: &engine{name: "b"}}, Member{Engine: &engine{name: "a"}})
-	if p.Name() != "a+b" || fmt.Sprint(p.Models()) != "[a-1 shared b-1]" || len(p.Engines()) != 3 {
+	p := New(Member{Engine: &engine{name: "a"}, Aliases: []string{"x", "b-1"}}, Member{Engine: &engine{name: "b"}, Aliases: []string{"x"}}, Member{Engine: &engine{name: "a"}})
+	if p.Name() != "a+b" || fmt.Sprint(p.Models()) != "[a-1 shared x b-1]" || len(p.Engines()) != 3 {
 		t.Errorf("%s, %v, %d", p.Name(), p.Models(), len(p.Engines()))
 	}
 }

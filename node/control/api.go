@@ -190,6 +190,7 @@ const (
 	CodeUsage    Code = "usage"     // the request can't be right
 	CodeNotFound Code = "not_found" // no such task or peer
 	CodeFunds    Code = "funds"     // the fee is above the balance
+	CodeNoModel  Code = "no_model"  // no worker has the model that was asked for
 	CodePending  Code = "pending"   // ordered, but not settled yet
 	CodeDown     Code = "down"      // the peer does not run
 	CodeFailed   Code = "failed"

@@ -476,6 +476,8 @@ func toError(err error) *Error {
 		code = CodeUsage
 	case errors.As(err, &funds):
 		code = CodeFunds
+	case errors.Is(err, node.ErrNoModel):
+		code = CodeNoModel
 	case errors.As(err, &pending), errors.Is(err, context.DeadlineExceeded):
 		code = CodePending
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, devnet.ErrNoPeer):
@@ -492,7 +494,7 @@ func toError(err error) *Error {
 
 func replyError(w http.ResponseWriter, err error) {
 	e := toError(err)
-	status := map[Code]int{CodeUsage: http.StatusBadRequest, CodeNotFound: http.StatusNotFound, CodeFunds: http.StatusPaymentRequired}[e.Code]
+	status := map[Code]int{CodeUsage: http.StatusBadRequest, CodeNotFound: http.StatusNotFound, CodeNoModel: http.StatusNotFound, CodeFunds: http.StatusPaymentRequired}[e.Code]
 	if status == 0 {
 		status = http.StatusInternalServerError
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -32,6 +33,7 @@ type Asker interface {
 	Order(ctx context.Context, prompt string, o node.AskOptions) (*node.Task, error)
 	Status(ctx context.Context, task ledger.TaskID) (*node.TaskStatus, error)
 	Ledger() *store.Reader
+	Models() []node.ModelCount
 }
 
 // Handler answers requests with tasks that n orders. A request that ends early leaves nothing behind here; its order stands. It asks
@@ -40,7 +42,7 @@ func Handler(n Asker) http.Handler {
 	g := &gateway{n, time.Now()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/models", g.models)
-	mux.HandleFunc("GET /v1/models/{model}", g.model)
+	mux.HandleFunc("GET /v1/models/{model...}", g.model)
 	mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { g.complete(w, r, chat) })
 	mux.HandleFunc("POST /v1/completions", func(w http.ResponseWriter, r *http.Request) { g.complete(w, r, text) })
 	mux.HandleFunc("GET /v1/poq/tasks/{id}", g.task)
@@ -60,27 +62,45 @@ type gateway struct {
 
 // modelInfo describes a model.
 type modelInfo struct {
-	ID      string `json:"id"`
-	Object  string `json:"object"`
-	Created int64  `json:"created"`
-	OwnedBy string `json:"owned_by"`
+	ID      string      `json:"id"`
+	Object  string      `json:"object"`
+	Created int64       `json:"created"` // when the gateway was: nobody tells when a model was
+	OwnedBy string      `json:"owned_by"`
+	PoQ     *modelExtra `json:"poq,omitempty"`
 }
 
-func (g *gateway) best() modelInfo { return modelInfo{Model, "model", g.created.Unix(), "poq"} }
+// modelExtra is what the network adds to a model that workers have.
+type modelExtra struct {
+	Workers int `json:"workers"`
+}
+
+// list returns the models, first the one that stands for all workers.
+func (g *gateway) list() []modelInfo {
+	list := []modelInfo{{ID: Model, Object: "model", Created: g.created.Unix(), OwnedBy: "poq"}}
+	for _, m := range g.node.Models() {
+		if m.Model != Model { // no worker takes that name
+			list = append(list, modelInfo{m.Model, "model", g.created.Unix(), "workers", &modelExtra{m.Workers}})
+		}
+	}
+	return list
+}
 
 func (g *gateway) models(w http.ResponseWriter, _ *http.Request) {
 	reply(w, http.StatusOK, struct {
 		Object string      `json:"object"`
 		Data   []modelInfo `json:"data"`
-	}{"list", []modelInfo{g.best()}})
+	}{"list", g.list()})
 }
 
 func (g *gateway) model(w http.ResponseWriter, r *http.Request) {
-	if name := r.PathValue("model"); name != Model {
-		reject(w, noModel(name))
+	name := r.PathValue("model")
+	list := g.list()
+	i := slices.IndexFunc(list, func(m modelInfo) bool { return m.ID == name })
+	if i < 0 {
+		reject(w, noModel(&node.ModelError{Model: name, Have: g.node.Models()}))
 		return
 	}
-	reply(w, http.StatusOK, g.best())
+	reply(w, http.StatusOK, list[i])
 }
 
 // outcome is what the network adds to an answer, under "poq". Amounts are µ-credits, scores basis points.
@@ -142,7 +162,7 @@ func (g *gateway) complete(w http.ResponseWriter, r *http.Request, k kind) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	out := &events{completion: completion{Created: time.Now().Unix(), Model: Model, kind: k}, w: w, roles: map[int]bool{}}
+	out := &events{completion: completion{Created: time.Now().Unix(), Model: q.Model, kind: k}, w: w, roles: map[int]bool{}}
 	l := newLive(out, q, k, prompt, cancel)
 	wait := (*node.Task).Wait
 	if q.fastest() {
@@ -232,9 +252,12 @@ func notSettled(err error, k kind) error {
 	var size *node.PromptSizeError
 	var pending *node.PendingError
 	var limit *apikeys.LimitError
+	var model *node.ModelError
 	switch {
 	case errors.As(err, &limit):
 		return newError(http.StatusPaymentRequired, "insufficient_quota", "insufficient_quota", "%v", err)
+	case errors.As(err, &model):
+		return noModel(model)
 	case errors.As(err, &funds):
 		return newError(http.StatusPaymentRequired, "insufficient_quota", "insufficient_balance", "%v", err)
 	case errors.As(err, &size):

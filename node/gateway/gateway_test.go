@@ -4,10 +4,10 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -372,15 +372,84 @@ func TestRequestThatRunsAtTheEndIsToldItsTask(t *testing.T) {
 	}
 }
 
-func TestModelsAreListed(t *testing.T) {
+// having is an engine with models, the last of which it answers with.
+type having []string
+
+func (having) Name() string       { return "having" }
+func (h having) Models() []string { return h }
+func (h having) Generate(_ context.Context, r llm.Request, _ func(string)) (*llm.Answer, error) {
+	return &llm.Answer{Text: "an answer of " + h[len(h)-1], Stop: llm.StopEnd}, nil
+}
+
+func TestModelsAreListedAndAskedFor(t *testing.T) {
 	t.Parallel()
-	h := gateway.Handler(nil)
-	for path, want := range map[string]string{"/v1/models": `"id":"poq-best"`, "/v1/models/poq-best": `"object":"model"`, "/v1/models/x": "model_not_found"} {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-		if !strings.Contains(w.Body.String(), want) {
-			t.Errorf("%s: %s", path, w.Body)
+	url := serve(t, network(t, having{"small", "Qwen/Qwen2.5-0.5B"}, having{"small", "poq-best", "b:1"})).URL()
+	get := func(path string, into any) int {
+		t.Helper()
+		r, err := http.Get(url + path)
+		if err != nil {
+			t.Fatal(err)
 		}
+		defer r.Body.Close()
+		if err := json.NewDecoder(r.Body).Decode(into); err != nil {
+			t.Fatal(err)
+		}
+		return r.StatusCode
+	}
+	type model struct {
+		ID, Object string
+		OwnedBy    string `json:"owned_by"`
+		PoQ        *struct{ Workers int }
+	}
+	var list struct {
+		Object string
+		Data   []model
+	}
+	get("/models", &list)
+	var ids []string
+	for i, m := range list.Data {
+		want := 1
+		if m.ID == "small" {
+			want = 2
+		}
+		if m.Object != "model" || m.OwnedBy == "" || (i == 0) != (m.PoQ == nil) || i > 0 && m.PoQ.Workers != want {
+			t.Errorf("model %+v", m)
+		}
+		ids = append(ids, m.ID)
+		var one model
+		if status := get("/models/"+m.ID, &one); status != http.StatusOK || one.ID != m.ID || one.Object != "model" {
+			t.Errorf("%s: %d %+v", m.ID, status, one)
+		}
+	}
+	if list.Object != "list" || !slices.Equal(ids, []string{"poq-best", "Qwen/Qwen2.5-0.5B", "b:1", "small"}) {
+		t.Errorf("%s of %q", list.Object, ids)
+	}
+	var none answer
+	if status := get("/models/tiny", &none); status != http.StatusNotFound || none.Error.Code != "model_not_found" || none.Error.Param != "model" || !strings.Contains(none.Error.Message, "b:1, poq-best, small") {
+		t.Errorf("%d %+v", status, none.Error)
+	}
+
+	for model, answers := range map[string][]string{"small": {"an answer of Qwen/Qwen2.5-0.5B", "an answer of b:1"}, "b:1": {"an answer of b:1"}, "Qwen/Qwen2.5-0.5B": {"an answer of Qwen/Qwen2.5-0.5B"}} {
+		status, _, a := ask(t, url+"/completions", fmt.Sprintf(`{"model":%q,"prompt":"Who?","n":%d}`, model, len(answers)))
+		if status != http.StatusOK || a.Model != model || len(a.Choices) != len(answers) {
+			t.Errorf("%s: %d %+v", model, status, a)
+			continue
+		}
+		var got []string
+		for _, c := range a.Choices {
+			got = append(got, c.Text)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, answers) {
+			t.Errorf("%s: %q, want %q", model, got, answers)
+		}
+	}
+	status, header, a := ask(t, url+"/completions", `{"model":"gpt-4o","prompt":"Who?"}`)
+	if status != http.StatusNotFound || a.Error.Code != "model_not_found" || a.Error.Param != "model" || !strings.Contains(a.Error.Message, "no such model: gpt-4o; there are Qwen/Qwen2.5-0.5B, b:1, poq-best, small; or use poq-best") || header.Get("X-PoQ-Task") != "" {
+		t.Errorf("%d %+v", status, a.Error)
+	}
+	if status, _, a := ask(t, url+"/completions", `{"model":"poq-best","prompt":"Who?"}`); status != http.StatusOK || a.Model != "poq-best" || len(a.PoQ.Candidates) != 2 {
+		t.Errorf("%d %+v", status, a)
 	}
 }
 

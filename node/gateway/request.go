@@ -128,8 +128,6 @@ func parse(body []byte) (*request, error) {
 	switch {
 	case q.Model == "":
 		return nil, badRequest("model", "", "the request names no model: use %s", Model)
-	case q.Model != Model:
-		return nil, noModel(q.Model)
 	case q.N != nil && (*q.N < 1 || *q.N > ledger.MaxAnswers):
 		return nil, badRequest("n", "", "n is %d, want 1 to %d", *q.N, ledger.MaxAnswers)
 	case q.PoQ.Stream != "" && q.PoQ.Stream != "settled" && !q.fastest():
@@ -191,6 +189,9 @@ func (q *request) options() node.AskOptions {
 		AnswerTimeout: time.Duration(q.PoQ.AnswerTimeoutMS) * time.Millisecond,
 		ScoreTimeout:  time.Duration(q.PoQ.ScoreTimeoutMS) * time.Millisecond,
 		Options:       q.wishes,
+	}
+	if q.Model != Model {
+		o.Model = q.Model
 	}
 	if n := q.choices(); n > 1 && o.MaxAnswers == 0 {
 		o.MaxAnswers = n
@@ -302,8 +303,8 @@ func badRequest(param, code, format string, a ...any) *apiError {
 	return e
 }
 
-func noModel(name string) *apiError {
-	e := badRequest("model", "model_not_found", "there is no model %q: use %s", name, Model)
+func noModel(err *node.ModelError) error {
+	e := badRequest("model", "model_not_found", "%v; or use %s", err, Model)
 	e.status = http.StatusNotFound
 	return e
 }
