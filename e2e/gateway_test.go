@@ -55,7 +55,7 @@ func TestClientOfOpenAIAsksTheNetwork(t *testing.T) {
 	c, ctx := n.client(), t.Context()
 
 	models, err := c.Models.List(ctx)
-	if err != nil || len(models.Data) != 1 || models.Data[0].ID != "poq-best" {
+	if err != nil || len(models.Data) != 3 || models.Data[0].ID != "poq-best" || models.Data[1].ID != "extract" {
 		t.Fatalf("models: %+v, %v", models, err)
 	}
 	got, err := c.Chat.Completions.New(ctx, aboutPassage("Who built the lighthouse on Gull Rock?"))
