@@ -86,15 +86,15 @@ type batchResult struct {
 
 // batch is one run over a file of prompts. Its fields belong to the goroutine of run.
 type batch struct {
-	client      *control.Client
-	terms       control.AskRequest // for lines that say nothing else; the fee is set
-	counted     bool               // the answers wanted were given, not those of all workers
-	concurrency int
-	limit       ledger.Amount // 0: none
-	full        bool          // results have the settlement
-	out         io.Writer
-	progress    *progressLine
-	wait        time.Duration // for tasks that an earlier run has ordered
+	client       *control.Client
+	terms        control.AskRequest // for lines that say nothing else; the fee is set
+	answersGiven bool               // the answers wanted were given, not those of all workers
+	concurrency  int
+	limit        ledger.Amount // 0: none
+	full         bool          // results have the settlement
+	out          io.Writer
+	progress     *progressLine
+	wait         time.Duration // for tasks that an earlier run has ordered
 
 	spent, reserved ledger.Amount // by settled tasks and those of earlier runs that are open, and by tasks under way
 }
@@ -380,7 +380,7 @@ func (b *batch) one(ctx, late context.Context, l batchLine) outcome {
 	switch {
 	case l.maxAnswers > 0:
 		q.MaxAnswers = l.maxAnswers
-	case q.Model != "" && !b.counted:
+	case q.Model != "" && !b.answersGiven:
 		q.MaxAnswers = 0 // the peer knows how many have it
 	}
 	s, task, err := askOrLeave(ctx, b.client, q)
@@ -571,10 +571,10 @@ func (p *progressLine) end() {
 
 // batchFlags are the flags of poq ask that need --batch.
 type batchFlags struct {
-	file, out   string
-	counted     bool // the answers wanted were given, not those of all workers
-	concurrency int
-	limit       credits
+	file, out    string
+	answersGiven bool // the answers wanted were given, not those of all workers
+	concurrency  int
+	limit        credits
 }
 
 func (f *batchFlags) add(c *cobra.Command) {
@@ -661,7 +661,7 @@ func (f *batchFlags) run(c *cobra.Command, g *globals, client *control.Client, t
 	p := newProgressLine(c.ErrOrStderr(), len(lines), len(lines)-len(left))
 	p.failed, p.spent = failed, spent
 	b := &batch{
-		client: client, terms: terms, counted: c.Flags().Changed("max-answers"), concurrency: f.concurrency, limit: ledger.Amount(f.limit), full: g.json, out: out, progress: p,
+		client: client, terms: terms, answersGiven: c.Flags().Changed("max-answers"), concurrency: f.concurrency, limit: ledger.Amount(f.limit), full: g.json, out: out, progress: p,
 		wait: wait + lookGrace, spent: spent,
 	}
 	if hold != nil && len(left) > 0 {
