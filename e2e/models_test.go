@@ -85,7 +85,7 @@ func TestAskShowsThatWorkersLackTheModel(t *testing.T) {
 	u := newUser(t)
 	// The second worker can't say what it has: its server is down.
 	n := u.devnet("--processes", "--validators", "1", "--workers", "2", "--worker-engine", "1=extract", "--worker-engine", "2=openai=http://127.0.0.1:9/v1", "--worker-engine", "2=openai=http://127.0.0.1:9/v1")
-	r := u.poq("ask", "--dir", n.card.Dir, "--model", "small", "--answer-timeout", "10s", "Who?").ok()
+	r := u.poq("ask", "--dir", n.card.Dir, "--model", "small", "--answer-timeout", "5s", "Who?").ok()
 	for _, w := range []string{"worker-1", "worker-2"} {
 		if why := w + " declined: no such model: small"; !strings.Contains(r.stderr, why) || !strings.Contains(r.stdout, why) {
 			t.Errorf("%q is not shown:\n%s%s", why, r.stderr, r.stdout)
