@@ -161,7 +161,7 @@ func (w *worker) generate(ctx context.Context, o ledger.Order, emit func(string)
 	if q.Model != "" && !slices.Contains(w.node.cfg.engine.Models(), q.Model) {
 		w.findModels(ctx) // of a server that was down
 		if !slices.Contains(w.node.cfg.engine.Models(), q.Model) {
-			return "", &llm.DeclineError{Reason: ledger.NoModel + ": " + q.Model}
+			return nil, &llm.DeclineError{Reason: ledger.NoModel + ": " + q.Model}
 		}
 	}
 	if w.turn != nil {

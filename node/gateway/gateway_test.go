@@ -448,6 +448,9 @@ func TestModelsAreListedAndAskedFor(t *testing.T) {
 	if status != http.StatusNotFound || a.Error.Code != "model_not_found" || a.Error.Param != "model" || !strings.Contains(a.Error.Message, "no such model: gpt-4o; there are Qwen/Qwen2.5-0.5B, b:1, poq-best, small; or use poq-best") || header.Get("X-PoQ-Task") != "" {
 		t.Errorf("%d %+v", status, a.Error)
 	}
+	if status, _, a := ask(t, url+"/completions", `{"model":"two\nlines","prompt":"Who?"}`); status != http.StatusBadRequest || a.Error.Param != "model" {
+		t.Errorf("%d %+v", status, a.Error)
+	}
 	if status, _, a := ask(t, url+"/completions", `{"model":"poq-best","prompt":"Who?"}`); status != http.StatusOK || a.Model != "poq-best" || len(a.PoQ.Candidates) != 2 {
 		t.Errorf("%d %+v", status, a)
 	}

@@ -148,6 +148,9 @@ func parse(body []byte) (*request, error) {
 // wish puts together what the client wishes of the engines.
 func (q *request) wish() error {
 	q.wishes = llm.Options{Temperature: q.Temperature, TopP: q.TopP, Seed: q.Seed, Stop: q.Stop}
+	if q.Model != Model {
+		q.wishes.Model = q.Model
+	}
 	tokens, most := "max_completion_tokens", q.MaxCompletion
 	if most == nil {
 		tokens, most = "max_tokens", q.MaxTokens
@@ -189,9 +192,6 @@ func (q *request) options() node.AskOptions {
 		AnswerTimeout: time.Duration(q.PoQ.AnswerTimeoutMS) * time.Millisecond,
 		ScoreTimeout:  time.Duration(q.PoQ.ScoreTimeoutMS) * time.Millisecond,
 		Options:       q.wishes,
-	}
-	if q.Model != Model {
-		o.Model = q.Model
 	}
 	if n := q.choices(); n > 1 && o.MaxAnswers == 0 {
 		o.MaxAnswers = n
