@@ -68,7 +68,10 @@ func ExampleNode_Ask() {
 	defer network.Close()
 
 	n := network.Payer().Node
-	s, err := n.Ask(ctx, "hello", node.AskOptions{Fee: 2 * ledger.Credit, MaxAnswers: 1})
+	s, err := n.Ask(ctx, "hello and more", node.AskOptions{
+		Fee: 2 * ledger.Credit, MaxAnswers: 1,
+		Options: llm.Options{Temperature: new(0.0), Stop: []string{" AND"}}, // for the engines
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
