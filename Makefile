@@ -16,7 +16,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2
 LDFLAGS := -s -w
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test vet lint unit race fuzz e2e netns netns-short hostile hostile-short chaos soak sim mutants cross bench bench-settle bench-sync bench-receipt bench-apply bench-votelog bench-gossip bench-scale clean
+.PHONY: help build demo test vet lint unit race fuzz e2e netns netns-short hostile hostile-short chaos soak sim mutants cross bench bench-settle bench-sync bench-receipt bench-apply bench-votelog bench-gossip bench-scale example-size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,12 @@ bench-receipt: build ## size receipts and time their verification
 
 bench-gossip: build ## tell what gossip costs among 50 peers, beside bare gossipsub
 	./bin/poq bench gossip
+
+example-size: ## size the smallest program that embeds a node, and count what it brings along
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/example-ask ./examples/ask
+	@printf 'binary: %d bytes\n' $$(wc -c < bin/example-ask)
+	@$(GO) list -deps -f '{{if not .Standard}}{{.ImportPath}} {{.Module.Path}}{{end}}' ./examples/ask | \
+		awk '{m[$$2]} END {printf "outside of the standard library: %d packages of %d modules\n", NR, length(m)}'
 
 bench-scale: ## gossip and whole nodes among 50 and 100 peers on simulated links, in virtual time
 	POQ_SCALE=1 $(GO) test -count=1 -timeout 30m -v ./node/scale

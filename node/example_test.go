@@ -79,6 +79,83 @@ func ExampleNode_Ask() {
 	// Output: PAID HELLO 5000
 }
 
+// Order is Ask in its steps: the task's id at once, the stages as they come, then the settlement.
+func ExampleNode_Order() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "poq-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	network, err := devnet.Start(ctx, devnet.Config{
+		Dir: dir, Validators: 1, Judge: loudness{}, Engines: []llm.Engine{shout{}}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer network.Close()
+
+	task, err := network.Payer().Node.Order(ctx, "hello", node.AskOptions{})
+	if err != nil {
+		log.Fatal(err) // nothing was ordered
+	}
+	for e := range task.Events() {
+		switch e.Step {
+		case ledger.Locked, ledger.Answered, ledger.Settled: // there are more
+			fmt.Println(e.Step)
+		}
+	}
+	s, err := task.Wait()
+	if err != nil {
+		log.Fatal(err) // a *node.PendingError: the order stands
+	}
+	fmt.Println(s.Answers[0].Text, s.Task == task.ID)
+	// Output:
+	// locked
+	// answered
+	// settled
+	// HELLO true
+}
+
+// A program watches what is settled, and reads it in the ledger.
+func ExampleNode_Events() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "poq-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	network, err := devnet.Start(ctx, devnet.Config{
+		Dir: dir, Validators: 1, Judge: loudness{}, Engines: []llm.Engine{shout{}}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer network.Close()
+
+	worker := network.Peer("worker-1").Node
+	events := worker.Events(ctx) // of all tasks, from now on
+	if _, err := network.Payer().Node.Ask(ctx, "hello", node.AskOptions{Fee: 2 * ledger.Credit}); err != nil {
+		log.Fatal(err)
+	}
+	for e := range events {
+		if e.Step != ledger.Settled {
+			continue
+		}
+		l := worker.Ledger()
+		if err := l.Flush(); err != nil { // a receipt is on disk some milliseconds later
+			log.Fatal(err)
+		}
+		receipt, err := l.Receipt(e.Task)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(receipt.Outcome.Kind, receipt.Order.Statement.Fee == 2*ledger.Credit, l.Account(worker.Account()).Balance > 0)
+		break // which ends the subscription
+	}
+	// Output: PAID true true
+}
+
 // A node of one's own joins a running network as a worker with an engine of its own. The network has no other worker,
 // so the answer is this one's.
 func ExampleWithEngine() {

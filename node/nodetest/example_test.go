@@ -2,6 +2,8 @@ package nodetest_test
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/node"
@@ -24,4 +26,18 @@ func ExampleNewSwarm() {
 	s.Start("validator-4")
 	s.Await(got.Task) // everywhere
 	s.CheckLedgers()
+}
+
+// A test in virtual time, of a network whose members are 20 ms apart.
+func ExampleSimulated() {
+	var t *testing.T // that of TestXxx(t *testing.T)
+
+	synctest.Test(t, func(t *testing.T) {
+		s := nodetest.NewSwarm(t, nodetest.Workers(3), nodetest.Simulated(20*time.Millisecond))
+		begin := time.Now()
+		if _, err := s.Payer().Ask(t.Context(), "hello", node.AskOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("settled after %v", time.Since(begin)) // of virtual time
+	})
 }
