@@ -175,12 +175,15 @@ func tooMany(w http.ResponseWriter, code string, wait time.Duration, why string)
 
 type callerKey struct{}
 
-// ask orders a task and waits for the outcome, with wait. What it costs is counted against the key that the request came with, if it came
-// with one.
+// ask orders a task, when it is its turn, and waits for the outcome, with wait. What it costs is counted against the key that the request
+// came with, if it came with one.
 func (g *gateway) ask(ctx context.Context, prompt string, o node.AskOptions, wait func(*node.Task) (*node.Settlement, error)) (*node.Settlement, error) {
+	if !g.pace.enter(ctx) {
+		return nil, errEnding
+	}
 	c, ok := ctx.Value(callerKey{}).(*apikeys.Caller)
 	if !ok {
-		task, err := g.node.Order(ctx, prompt, o)
+		task, err := g.order(ctx, prompt, o)
 		if err != nil {
 			return nil, err
 		}
@@ -191,10 +194,11 @@ func (g *gateway) ask(ctx context.Context, prompt string, o node.AskOptions, wai
 	}
 	spending, err := c.Reserve(o.Fee)
 	if err != nil {
+		g.pace.leave()
 		return nil, err
 	}
 	defer spending.End()
-	task, err := g.node.Order(ctx, prompt, o)
+	task, err := g.order(ctx, prompt, o)
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +208,17 @@ func (g *gateway) ask(ctx context.Context, prompt string, o node.AskOptions, wai
 		spending.Settled(s.Task, s.Fee-s.Refund)
 	}
 	return s, err
+}
+
+// order orders a task that has entered.
+func (g *gateway) order(ctx context.Context, prompt string, o node.AskOptions) (*node.Task, error) {
+	task, err := g.node.Order(ctx, prompt, o)
+	if err != nil {
+		g.pace.leave()
+		return nil, err
+	}
+	go g.pace.follow(task) // ends with ctx at the latest
+	return task, nil
 }
 
 // cost returns what tasks cost their payer, from their receipts.

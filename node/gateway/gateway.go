@@ -39,7 +39,7 @@ type Asker interface {
 // Handler answers requests with tasks that n orders. A request that ends early leaves nothing behind here; its order stands. It asks
 // no caller who it is: see [Serve].
 func Handler(n Asker) http.Handler {
-	g := &gateway{n, time.Now()}
+	g := &gateway{node: n, created: time.Now()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/models", g.models)
 	mux.HandleFunc("GET /v1/models/{model...}", g.model)
@@ -58,6 +58,7 @@ func Handler(n Asker) http.Handler {
 type gateway struct {
 	node    Asker
 	created time.Time
+	pace    pace
 }
 
 // modelInfo describes a model.
@@ -266,6 +267,8 @@ func notSettled(err error, k kind) error {
 		return badRequest(k.param, "", "%v", err)
 	case errors.Is(err, node.ErrBadOption):
 		return badRequest("poq", "", "%v", err)
+	case errors.Is(err, errEnding):
+		return newError(http.StatusServiceUnavailable, "server_error", "ending", "%v", err)
 	case errors.As(err, &pending):
 		e := newError(http.StatusGatewayTimeout, "server_error", "deadline", "%v", err)
 		e.ordered, e.PoQ = true, &outcome{Task: pending.Task, Candidates: []candidate{}}

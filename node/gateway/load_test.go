@@ -68,7 +68,7 @@ func open(ctx context.Context, c *http.Client, s *gateway.Server, prompt string)
 // The tests of this file count goroutines, so none of them runs beside another one.
 
 func TestManyStreamsLeaveNothingBehind(t *testing.T) {
-	const clients, each = 50, 2
+	const clients, each = 80, 2 // more than have their turn at once
 	n := network(t, after("a"))
 	s := serve(t, n)
 	before := runtime.NumGoroutine()
