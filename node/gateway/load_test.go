@@ -115,11 +115,12 @@ func TestClientsThatLeaveBeforeTheSettlementFreeWhatTheyHeld(t *testing.T) {
 			t.Errorf("answered with %d", r.StatusCode)
 		}
 	})
-	gone(t, s, before, clients)
-	close(let)
+	left(t, s)
 	if got := metric(t, s, "499"); got != clients {
 		t.Errorf("%d clients are counted that left, want %d", got, clients)
 	}
+	close(let) // the orders stand: until they are settled the worker has goroutines for them
+	gone(t, s, before, clients)
 }
 
 func TestClientsThatLeaveInTheMiddleOfAStreamFreeWhatTheyHeld(t *testing.T) {
@@ -143,11 +144,17 @@ func TestClientsThatLeaveInTheMiddleOfAStreamFreeWhatTheyHeld(t *testing.T) {
 	gone(t, s, before, clients)
 }
 
-// gone waits until nothing is left of clients.
-func gone(t *testing.T, s *gateway.Server, before, clients int) {
+// left waits until the gateway holds nothing of clients.
+func left(t *testing.T, s *gateway.Server) {
 	t.Helper()
 	until(t, "no request is under way", func() bool { return s.Load() == gateway.Load{} })
 	until(t, "no goroutine serves a connection", func() bool { return serving() == 0 })
+}
+
+// gone waits until nothing is left of clients and their tasks.
+func gone(t *testing.T, s *gateway.Server, before, clients int) {
+	t.Helper()
+	left(t, s)
 	// The network's own come and go, by less than one for each client.
 	until(t, "goroutines are as many as before", func() bool { return runtime.NumGoroutine() < before+clients/2 })
 }
