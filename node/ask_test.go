@@ -219,7 +219,7 @@ func TestOrderOfAnAskThatGaveUpStillSettles(t *testing.T) {
 	if st, err := s.payer.node.Status(soon(t), pending.Task); err != nil || !st.Open || st.Settlement != nil {
 		t.Errorf("status of the open task: %+v, %v", st, err)
 	}
-	if len(s.payer.node.loop.feed.tasks) != 0 {
+	if followed(&s.payer.node.loop.feed) != 0 {
 		t.Error("the task is followed still")
 	}
 	close(release)

@@ -13,6 +13,20 @@ func newFeed() *feed {
 	return &feed{subscribers: map[*subscriber]struct{}{}, tasks: map[ledger.TaskID][]*Task{}}
 }
 
+// readers counts subscribers to all tasks.
+func readers(f *feed) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.subscribers)
+}
+
+// followed counts the tasks that are followed.
+func followed(f *feed) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.tasks)
+}
+
 // numbered is an event that can be told from others.
 func numbered(i int) Event { return Event{Progress: ledger.Progress{Member: i}} }
 
@@ -72,7 +86,7 @@ func TestEventsEndAndLeaveNothingBehind(t *testing.T) {
 			if read := receive(t, ended); read != 0 {
 				t.Errorf("%d events of nothing", read)
 			}
-			if len(n.loop.feed.subscribers) != 0 {
+			if readers(&n.loop.feed) != 0 {
 				t.Error("a subscriber is left")
 			}
 		})
@@ -84,7 +98,7 @@ func TestEventsEndAndLeaveNothingBehind(t *testing.T) {
 		for range events {
 			break
 		}
-		if len(n.loop.feed.subscribers) != 0 {
+		if readers(&n.loop.feed) != 0 {
 			t.Error("a subscriber is left")
 		}
 		for range events {
@@ -143,7 +157,7 @@ func TestTaskTellsAllItsStepsToWhoeverComes(t *testing.T) {
 	if again, err := task.Wait(); err != nil || again.Task != task.ID {
 		t.Errorf("waiting again: %+v, %v", again, err)
 	}
-	if len(s.payer.node.loop.feed.tasks) != 0 {
+	if followed(&s.payer.node.loop.feed) != 0 {
 		t.Error("the task is followed still")
 	}
 }
