@@ -571,10 +571,9 @@ func (p *progressLine) end() {
 
 // batchFlags are the flags of poq ask that need --batch.
 type batchFlags struct {
-	file, out    string
-	answersGiven bool // the answers wanted were given, not those of all workers
-	concurrency  int
-	limit        credits
+	file, out   string
+	concurrency int
+	limit       credits
 }
 
 func (f *batchFlags) add(c *cobra.Command) {
