@@ -135,6 +135,8 @@ type noting struct {
 	asked []llm.Request
 }
 
+func (n *noting) Models() []string { return []string{everyOption().Model} }
+
 func (n *noting) Generate(ctx context.Context, q llm.Request, emit func(string)) (*llm.Answer, error) {
 	n.mu.Lock()
 	n.asked = append(n.asked, q)
