@@ -581,7 +581,8 @@ func parseLight(frame []byte) (topic string, data []byte, err error) {
 	if len(frame) == 0 || len(frame) < 1+int(frame[0]) {
 		return "", nil, fmt.Errorf("%w: cut off topic name", ErrReject)
 	}
-	topic, data = string(frame[1:1+frame[0]]), frame[1+frame[0]:]
+	end := 1 + int(frame[0]) // not in the byte itself, which overflows
+	topic, data = string(frame[1:end]), frame[end:]
 	if !names.MatchString(topic) {
 		return "", nil, fmt.Errorf("%w: topic name %q", ErrReject, topic)
 	}

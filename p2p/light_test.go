@@ -340,6 +340,7 @@ func FuzzLightFrame(f *testing.F) {
 func FuzzLightTopics(f *testing.F) {
 	f.Add(appendTopics(nil, []string{"order", "answer"}))
 	f.Add([]byte{255})
+	f.Add(append([]byte{1, 255}, make([]byte, 255)...)) // the longest name that a byte can tell
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		if len(frame) == 0 {
 			return // no frame is empty
