@@ -71,9 +71,9 @@ func (u *user) start(dir, command string) running {
 }
 
 // network starts a network for a page that wants one.
-func (u *user) network() {
+func (u *user) network(engine string) {
 	u.t.Helper()
-	u.devnet("--validators", "1", "--workers", "1", "--engine", "extract")
+	u.devnet("--validators", "1", "--workers", "1", "--engine", engine)
 	u.env = append(u.env, "POQ_JOIN="+strings.TrimSpace(u.poq("token").ok().stdout))
 }
 
@@ -176,7 +176,7 @@ func TestPageOnBackendsIsTrue(t *testing.T) {
 	at := strings.TrimPrefix(server.URL, "http://")
 	there := strings.NewReplacer("gpu.example:8000", at, "gpu.example", at, "127.0.0.1:9000", at)
 	u := newReader(t)
-	u.network()
+	u.network("smol,max-tokens=16,alias=small")
 	home := u.paste("", `echo "$HOME/.poq"`).stdout
 	settings := filepath.Join(strings.TrimSpace(home), "config.toml")
 	ups := 0
@@ -208,6 +208,8 @@ func TestPageOnBackendsIsTrue(t *testing.T) {
 					r.ok()
 				}
 			}
+		case strings.HasPrefix(text, "poq ask"):
+			u.paste("", text).ok()
 		default:
 			t.Errorf("nobody has tried this:\n%s", text)
 		}
@@ -220,7 +222,7 @@ func TestPageOnBackendsIsTrue(t *testing.T) {
 func TestPageOnEmbeddingIsTrue(t *testing.T) {
 	t.Parallel()
 	u := newReader(t)
-	u.network()
+	u.network("extract")
 	for _, name := range []string{"GOCACHE", "GOMODCACHE"} { // what a home directory has that is not new
 		where, err := exec.CommandContext(t.Context(), "go", "env", name).Output()
 		if err != nil {
