@@ -13,7 +13,7 @@ import (
 // maxBusy bounds the tasks of a gateway that validators are at work on, which is not while they wait for answers. Where more are begun
 // than they get through in the half second after which they ask each other what is missing, they are busy with that, and settle
 // fewer tasks, or leave out scores that come late.
-const maxBusy = 64
+const maxBusy = 32
 
 // pace has requests wait for their turn.
 type pace struct {
