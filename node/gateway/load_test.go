@@ -125,7 +125,7 @@ func TestClientsThatLeaveBeforeTheSettlementFreeWhatTheyHeld(t *testing.T) {
 
 func TestClientsThatLeaveInTheMiddleOfAStreamFreeWhatTheyHeld(t *testing.T) {
 	const clients = 20
-	n := network(t, after(strings.Repeat("a long answer ", 4500)))
+	n := network(t, after(strings.Repeat("a long answer ", 2300)))
 	s := serve(t, n)
 	before := runtime.NumGoroutine()
 	crowd(clients, func(i int, c *http.Client) {
