@@ -74,19 +74,9 @@ func (h *Host) feed(s network.Stream, cfg FeedConfig, slots *slots) error {
 	req, release, err := h.readRequest(s, cfg.Name, cfg.MaxRequest, feedRate, slots)
 	if err == nil {
 		defer release()
-		// The follower sends nothing more: a read ends when it leaves.
-		ctx, cancel := context.WithCancel(h.ctx)
-		gone := make(chan struct{})
-		go func() {
-			defer close(gone)
-			defer cancel()
-			_, _ = s.Read(make([]byte, 1))
-		}()
-		defer func() { _ = s.SetReadDeadline(time.Now()); <-gone }()
-		_, err = guard(h, "feed "+cfg.Name, func() (struct{}, error) { return struct{}{}, cfg.Handle(ctx, from, req, send) })
-		if errors.Is(err, ErrBadRequest) {
-			h.standings.fault(from, FaultInvalid, 1)
-		}
+		_, err = handle(h.ctx, h, s, "feed "+cfg.Name, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, cfg.Handle(ctx, from, req, send)
+		})
 	}
 	if begun {
 		return err

@@ -133,7 +133,12 @@ func (h *Host) respond(ctx context.Context, s network.Stream, cfg ServeConfig, s
 		return nil, err
 	}
 	defer release()
-	// The requester sends nothing more: a read ends when it gives up, or below.
+	return handle(ctx, h, s, "serve "+cfg.Name, func(ctx context.Context) ([]byte, error) { return cfg.Handle(ctx, from, req) })
+}
+
+// handle has a request answered that was read from s, by f with a context that ends when the requester leaves as well.
+func handle[T any](ctx context.Context, h *Host, s network.Stream, what string, f func(context.Context) (T, error)) (T, error) {
+	// The requester sends nothing more: a read ends when it leaves, or below.
 	ctx, cancel := context.WithCancel(ctx)
 	gone := make(chan struct{})
 	go func() {
@@ -142,11 +147,11 @@ func (h *Host) respond(ctx context.Context, s network.Stream, cfg ServeConfig, s
 		_, _ = s.Read(make([]byte, 1))
 	}()
 	defer func() { _ = s.SetReadDeadline(time.Now()); <-gone }()
-	body, err := guard(h, "serve "+cfg.Name, func() ([]byte, error) { return cfg.Handle(ctx, from, req) })
+	v, err := guard(h, what, func() (T, error) { return f(ctx) })
 	if errors.Is(err, ErrBadRequest) {
-		h.standings.fault(from, FaultInvalid, 1)
+		h.standings.fault(s.Conn().RemotePeer(), FaultInvalid, 1)
 	}
-	return body, err
+	return v, err
 }
 
 // readRequest reads the one frame of a request if its sender may have it answered. What holds its place is released by the caller.
