@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,7 +9,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"reflect"
 	"slices"
 
 	"github.com/gofrs/flock"
@@ -16,6 +16,7 @@ import (
 	"github.com/poqmesh/poq/crypto"
 	"github.com/poqmesh/poq/ledger"
 	"github.com/poqmesh/poq/llm"
+	"github.com/poqmesh/poq/node"
 	"github.com/poqmesh/poq/node/control"
 )
 
@@ -126,9 +127,9 @@ func adopt(lines []batchLine, options llm.Options, results map[string]batchResul
 			if l.err != nil || !l.task.IsZero() {
 				continue
 			}
-			h, wishes := crypto.Sum([]byte(l.prompt)), rounded(above(options, l.wishes))
+			h, wishes := crypto.Sum([]byte(l.prompt)), above(options, l.wishes)
 			list := byPrompt[h]
-			at := slices.IndexFunc(list, func(o control.Order) bool { return !exact || reflect.DeepEqual(o.Options, wishes) })
+			at := slices.IndexFunc(list, func(o control.Order) bool { return !exact || sameOrder(l.prompt, o.Options, wishes) })
 			if at < 0 {
 				continue
 			}
@@ -140,14 +141,14 @@ func adopt(lines []batchLine, options llm.Options, results map[string]batchResul
 	return found
 }
 
-// rounded are options as an order carries them, in thousandths.
-func rounded(o llm.Options) llm.Options {
-	for _, v := range []**float64{&o.Temperature, &o.TopP} {
-		if *v != nil {
-			*v = new(math.Round(**v*1000) / 1000)
-		}
+// sameOrder says whether an order of a prompt was given with options, which it carries in thousandths.
+func sameOrder(prompt string, ordered, options llm.Options) bool {
+	got, err := node.EncodePrompt(llm.Request{Prompt: prompt, Options: ordered})
+	if err != nil {
+		return false
 	}
-	return o
+	want, err := node.EncodePrompt(llm.Request{Prompt: prompt, Options: options})
+	return err == nil && bytes.Equal(got, want)
 }
 
 // unsettled is the result of a line whose task is in force.
